@@ -1,0 +1,59 @@
+package httpx
+
+import (
+	"strings"
+
+	"knock/internal/matrixerr"
+)
+
+func (rt *Router) authenticate(r *Request) error {
+	switch r.route.Auth {
+	case AuthNone:
+		return nil
+	case AuthServer:
+		return rt.authenticateServer(r)
+	}
+	token := bearer(r)
+	if token == "" {
+		if r.route.Auth == AuthOptional {
+			return nil
+		}
+		return matrixerr.MissingToken()
+	}
+	if rt.hooks.Authenticate == nil {
+		return matrixerr.UnknownToken("This access token is not known here; log in again", false)
+	}
+	caller, err := rt.hooks.Authenticate(r.Context(), token, r)
+	if err != nil {
+		return err
+	}
+	if caller.Guest && r.route.Auth == AuthUser {
+		return matrixerr.GuestForbidden()
+	}
+	r.Caller = caller
+	return nil
+}
+
+func (rt *Router) authenticateServer(r *Request) error {
+	if rt.hooks.AuthenticateServer == nil {
+		return matrixerr.Unauthorized("This server does not federate")
+	}
+	origin, err := rt.hooks.AuthenticateServer(r.Context(), r)
+	if err != nil {
+		return err
+	}
+	r.Caller = Caller{Origin: origin}
+	return nil
+}
+
+// bearer finds the access token: the Authorization header, or the query parameter that old clients send.
+func bearer(r *Request) string {
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if ok && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(token)
+	}
+	if !strings.Contains(r.URL.RawQuery, "access_token=") {
+		return ""
+	}
+	return r.Query("access_token")
+}
