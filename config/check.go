@@ -1,0 +1,155 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"knock/internal/obs"
+)
+
+// checkText checks a string by the tags of its field; "" is good.
+func checkText(s string, tag reflect.StructTag) string {
+	if enum := tag.Get("enum"); enum != "" && !slices.Contains(strings.Split(enum, ","), s) {
+		return "use one of " + strings.ReplaceAll(enum, ",", ", ")
+	}
+	switch tag.Get("check") {
+	case "address":
+		return checkAddress(s)
+	case "name":
+		if s != "" && !ValidServerName(strings.TrimPrefix(s, "*.")) {
+			return "write a server name, such as example.org or example.org:8448"
+		}
+	}
+	return ""
+}
+
+func checkAddress(s string) string {
+	if s == "" {
+		return ""
+	}
+	_, port, err := net.SplitHostPort(s)
+	if _, convErr := strconv.ParseUint(port, 10, 16); err != nil || convErr != nil {
+		return "write host:port, such as localhost:8008 or :8448"
+	}
+	return ""
+}
+
+// reason puts a parser's error in words that help.
+func reason(target any, err error) string {
+	if _, ok := target.(*netip.Prefix); ok {
+		return "write a network, such as 10.0.0.0/8 or 127.0.0.1/32"
+	}
+	return err.Error()
+}
+
+// check finds what single values cannot show.
+func (c *Config) check() []string {
+	var errs []string
+	fail := func(path, format string, args ...any) {
+		errs = append(errs, c.place(path)+": "+fmt.Sprintf(format, args...))
+	}
+	c.checkNames(fail)
+	c.checkListeners(fail)
+	c.checkClasses(fail)
+	for _, name := range slices.Sorted(maps.Keys(c.Logging.Levels)) {
+		if _, err := obs.ParseLevel(c.Logging.Levels[name]); err != nil {
+			fail(join("logging.levels", name), "logging.levels.%s: %s", name, err)
+		}
+	}
+	return errs
+}
+
+// place is where a setting was made.
+func (c *Config) place(path string) string {
+	if c.files == nil {
+		return "default"
+	}
+	if where, ok := (*c.files)[path]; ok {
+		return where
+	}
+	return "default"
+}
+
+func (c *Config) checkNames(fail func(path, format string, args ...any)) {
+	switch {
+	case c.ServerName == "":
+		fail("server_name", "server_name must not be empty: write the domain of your users, such as example.org")
+	case strings.ToLower(c.ServerName) != c.ServerName:
+		fail("server_name", "server_name is %q: write it in lower case", c.ServerName)
+	case !ValidServerName(c.ServerName):
+		fail("server_name", "server_name is %q: write a host name with an optional port, such as example.org", c.ServerName)
+	}
+	if c.DataDir == "" {
+		fail("data_dir", "data_dir must not be empty")
+	}
+	db := c.Database.URL
+	if db != "" && !strings.HasPrefix(db, "sqlite:") && !strings.HasPrefix(db, "postgres://") && !strings.HasPrefix(db, "postgresql://") {
+		fail("database.url", "database.url must start with sqlite: or postgres://")
+	}
+	u, err := url.Parse(c.PublicBaseURL)
+	if c.PublicBaseURL != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "") {
+		fail("public_base_url", "public_base_url is %q: write a URL such as https://matrix.example.org", c.PublicBaseURL)
+	}
+	if c.Media.MaxUploadSize == 0 {
+		fail("media.max_upload_size", "media.max_upload_size must be above 0")
+	}
+}
+
+func (c *Config) checkListeners(fail func(path, format string, args ...any)) {
+	if c.Listeners.Client.Address == "" {
+		fail("listeners.client.address", "listeners.client.address must not be empty: clients need it")
+	}
+	for _, l := range []struct{ path, cert, key string }{
+		{"listeners.client", c.Listeners.Client.TLSCert, c.Listeners.Client.TLSKey},
+		{"listeners.federation", c.Listeners.Federation.TLSCert, c.Listeners.Federation.TLSKey},
+	} {
+		if (l.cert == "") != (l.key == "") {
+			fail(l.path, "%s needs both tls_cert and tls_key, or neither", l.path)
+		}
+	}
+}
+
+func (c *Config) checkClasses(fail func(path, format string, args ...any)) {
+	known := map[string]string{}
+	for name := range defaultClasses() {
+		known[name] = name
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.RateLimits.Classes)) {
+		path := join("rate_limits.classes", name)
+		if known[name] == "" {
+			fail(path, "there is no rate limit %s%s", name, suggest(name, known))
+		}
+		if class := c.RateLimits.Classes[name]; class.PerSecond > 0 && class.Burst < 1 {
+			fail(path, "%s needs a burst of at least 1", path)
+		}
+	}
+}
+
+var hostName = regexp.MustCompile(`^[A-Za-z0-9.-]{1,255}$`)
+
+// ValidServerName checks the grammar of server names (Appendices, "Server Name").
+func ValidServerName(s string) bool {
+	if s == "" || len(s) > 230 {
+		return false
+	}
+	host, port := s, ""
+	if i := strings.LastIndexByte(s, ':'); i > strings.LastIndexByte(s, ']') {
+		host, port = s[:i], s[i+1:]
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil || len(port) > 5 {
+			return false
+		}
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		addr, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
+		return err == nil && addr.Is6() && addr.Zone() == "" && strings.HasSuffix(inner, "]")
+	}
+	return hostName.MatchString(host)
+}

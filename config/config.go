@@ -1,0 +1,182 @@
+// Package config owns a node's settings: one YAML file, its defaults, the environment and flags over it, and checks
+// that name every mistake with its place. The example file and docs/configuration.md are made from the structs here.
+package config
+
+import (
+	"net/netip"
+	"path/filepath"
+	"time"
+)
+
+// Config is all that can be set. The doc tags are the documentation: one or more whole sentences each.
+type Config struct {
+	ServerName    string       `yaml:"server_name" doc:"The name after the colon in user ids and room aliases. It can never change once the database exists."`
+	DataDir       string       `yaml:"data_dir" doc:"Directory for the signing key, the SQLite database and media, made on first use. One process at a time may use it. Relative paths below are relative to the directory of this file."`
+	SigningKey    string       `yaml:"signing_key" doc:"File with the key that signs events. Empty means signing.key in data_dir. Keep a copy: without it the server cannot speak for its name again."`
+	PublicBaseURL string       `yaml:"public_base_url" doc:"The URL under which clients reach this server, such as https://matrix.example.org. When set it is published in /.well-known/matrix/client."`
+	Support       Support      `yaml:"support" doc:"Whom to write to; published in /.well-known/matrix/support when something is set."`
+	Database      Database     `yaml:"database" doc:"Where rooms and accounts are stored."`
+	Listeners     Listeners    `yaml:"listeners" doc:"Addresses that the node listens on. An empty address turns a listener off."`
+	Registration  Registration `yaml:"registration" doc:"Who may make an account."`
+	RateLimits    RateLimits   `yaml:"rate_limits" doc:"How often one user or address may do things."`
+	Federation    Federation   `yaml:"federation" doc:"Talking to other servers."`
+	Media         Media        `yaml:"media" doc:"Files, pictures and thumbnails."`
+	Room          Room         `yaml:"room" doc:"Rooms made here."`
+	Presence      Presence     `yaml:"presence" doc:"Who is online."`
+	Logging       Logging      `yaml:"logging" doc:"What is logged; SIGHUP re-reads the levels."`
+	files         *filePlaces
+}
+
+// Support is the contact in /.well-known/matrix/support.
+type Support struct {
+	Email    string `yaml:"email" doc:"E-mail address of the administrator."`
+	MatrixID string `yaml:"matrix_id" doc:"Matrix user id of the administrator."`
+	Page     string `yaml:"page" doc:"URL of a help page."`
+}
+
+// Database says where the data is.
+type Database struct {
+	URL     string `yaml:"url" doc:"sqlite:path/to/file.db, or postgres://user:password@host/name. Empty means knock.db in data_dir."`
+	Readers int    `yaml:"readers" doc:"Connections for reading; 0 chooses by the number of processors."`
+}
+
+// Listeners are the addresses of a node.
+type Listeners struct {
+	Client     ClientListener     `yaml:"client" doc:"The client API. Federation is served here too, so that one reverse proxy is enough."`
+	Federation FederationListener `yaml:"federation" doc:"Federation with TLS of its own. Turn it off when a proxy forwards federation to the client listener."`
+	Metrics    MetricsListener    `yaml:"metrics" doc:"Prometheus metrics and the health pages. Keep it away from the public."`
+}
+
+// ClientListener serves clients.
+type ClientListener struct {
+	Address        string         `yaml:"address" check:"address" doc:"Host and port. The default takes connections from this machine only."`
+	TLSCert        string         `yaml:"tls_cert" doc:"File with the certificate chain; empty serves plain HTTP, for a reverse proxy. SIGHUP re-reads it."`
+	TLSKey         string         `yaml:"tls_key" doc:"File with the certificate's private key."`
+	TrustedProxies []netip.Prefix `yaml:"trusted_proxies" doc:"Networks of the reverse proxies whose X-Forwarded-For header is believed."`
+}
+
+// FederationListener serves other servers.
+type FederationListener struct {
+	Address string `yaml:"address" check:"address" doc:"Host and port."`
+	TLSCert string `yaml:"tls_cert" doc:"File with the certificate chain. Empty makes a self-signed one in data_dir, which other servers accept only when they are told to trust it."`
+	TLSKey  string `yaml:"tls_key" doc:"File with the certificate's private key."`
+}
+
+// MetricsListener serves operators.
+type MetricsListener struct {
+	Address string `yaml:"address" check:"address" doc:"Host and port."`
+}
+
+// Registration says who may make an account.
+type Registration struct {
+	Mode         string `yaml:"mode" enum:"disabled,token,open" doc:"disabled: only the command line makes accounts. token: people need a registration token (knock token create). open: everybody; on the internet this attracts abuse."`
+	SharedSecret string `yaml:"shared_secret" doc:"Secret for tools that make accounts through /_synapse/admin/v1/register. Empty turns that off."`
+	Guests       bool   `yaml:"guests" doc:"Allow guest accounts."`
+}
+
+// RateLimits are token buckets.
+type RateLimits struct {
+	Enabled bool             `yaml:"enabled" doc:"Turn this off for load tests only."`
+	Classes map[string]Class `yaml:"classes" doc:"By kind of request: so many at once (burst), then so many per second. A class that is left out keeps its default."`
+}
+
+// Class is one bucket.
+type Class struct {
+	PerSecond float64 `yaml:"per_second" doc:"Refill."`
+	Burst     int     `yaml:"burst" doc:"Size."`
+}
+
+// Federation says how to talk to other servers.
+type Federation struct {
+	Enabled           bool           `yaml:"enabled" doc:"Off keeps all rooms to this server."`
+	PublicAddress     string         `yaml:"public_address" check:"name" doc:"Host and port where others reach this server's federation, such as matrix.example.org:443. When set it is published in /.well-known/matrix/server."`
+	AllowNetworks     []netip.Prefix `yaml:"allow_networks" doc:"Private or local networks that may be called, such as 10.1.0.0/16. All other private ranges are refused, so that strangers cannot make this server call its own network."`
+	CAFile            string         `yaml:"ca_file" doc:"File with further root certificates (PEM) to trust for federation, beside the system's."`
+	AllowDomains      []string       `yaml:"allow_domains" check:"name" doc:"When not empty, only these servers are spoken to. *.example.org matches all names below example.org."`
+	DenyDomains       []string       `yaml:"deny_domains" check:"name" doc:"Servers that are never spoken to; patterns as above."`
+	TrustedKeyServers []string       `yaml:"trusted_key_servers" check:"name" doc:"Servers asked for the keys of servers that do not answer themselves. Each learns whom you talk to and is believed."`
+}
+
+// Media says how files are kept.
+type Media struct {
+	Path                  string   `yaml:"path" doc:"Directory of the files. Empty means media in data_dir."`
+	MaxUploadSize         Size     `yaml:"max_upload_size" doc:"Largest file that users may upload and that is fetched from other servers."`
+	UserQuota             Size     `yaml:"user_quota" doc:"How much one user may store; 0 is no limit."`
+	LegacyUnauthenticated bool     `yaml:"legacy_unauthenticated" doc:"Serve new files on the old download endpoints, which anybody can read without an access token."`
+	RemoteCacheSize       Size     `yaml:"remote_cache_size" doc:"How much of other servers' files is kept; those used longest ago go first. 0 is no limit."`
+	RemoteCacheAge        Duration `yaml:"remote_cache_age" doc:"How long an unused file of another server is kept; 0 is for ever."`
+}
+
+// Room is about rooms made here.
+type Room struct {
+	DefaultVersion string `yaml:"default_version" enum:"1,2,3,4,5,6,7,8,9,10,11,12" doc:"Version of a new room when the client asks for none."`
+}
+
+// Presence is who is online.
+type Presence struct {
+	Enabled bool `yaml:"enabled" doc:"Off saves work on busy servers; clients then show nobody as online."`
+}
+
+// Logging says what is logged. Message content, tokens and keys never are.
+type Logging struct {
+	Format string            `yaml:"format" enum:"text,json" doc:"text for people, json for collectors."`
+	Level  string            `yaml:"level" enum:"error,warn,info,debug,trace" doc:"The least important lines that are written."`
+	Levels map[string]string `yaml:"levels" doc:"Other levels by part of the node (the part field of a line), such as {http: warn}."`
+}
+
+// Default is the configuration of a local trial.
+func Default() *Config {
+	return &Config{
+		ServerName: "localhost",
+		DataDir:    "data",
+		Listeners: Listeners{
+			Client:     ClientListener{Address: "localhost:8008"},
+			Federation: FederationListener{Address: ":8448"},
+			Metrics:    MetricsListener{Address: "localhost:8009"},
+		},
+		Registration: Registration{Mode: "token"},
+		RateLimits:   RateLimits{Enabled: true, Classes: defaultClasses()},
+		Federation:   Federation{Enabled: true},
+		Media:        Media{MaxUploadSize: 50 << 20, RemoteCacheSize: 10 << 30, RemoteCacheAge: Duration(30 * 24 * time.Hour)},
+		Room:         Room{DefaultVersion: "12"},
+		Presence:     Presence{Enabled: true},
+		Logging:      Logging{Format: "text", Level: "info"},
+	}
+}
+
+func defaultClasses() map[string]Class {
+	return map[string]Class{
+		"login":     {PerSecond: 0.2, Burst: 10},
+		"register":  {PerSecond: 0.2, Burst: 5},
+		"message":   {PerSecond: 10, Burst: 60},
+		"join":      {PerSecond: 1, Burst: 20},
+		"invite":    {PerSecond: 0.5, Burst: 20},
+		"create":    {PerSecond: 0.5, Burst: 10},
+		"media":     {PerSecond: 10, Burst: 100},
+		"upload":    {PerSecond: 2, Burst: 30},
+		"directory": {PerSecond: 2, Burst: 30},
+		"ephemeral": {PerSecond: 10, Burst: 60},
+		"keys":      {PerSecond: 10, Burst: 100},
+	}
+}
+
+// KeyFile is the path of the signing key.
+func (c *Config) KeyFile() string { return c.path(c.SigningKey, "signing.key") }
+
+// MediaPath is the directory of the media store.
+func (c *Config) MediaPath() string { return c.path(c.Media.Path, "media") }
+
+// DatabaseURL is the database's URL with the default filled in.
+func (c *Config) DatabaseURL() string {
+	if c.Database.URL != "" {
+		return c.Database.URL
+	}
+	return "sqlite:" + filepath.Join(c.DataDir, "knock.db")
+}
+
+func (c *Config) path(set, name string) string {
+	if set != "" {
+		return set
+	}
+	return filepath.Join(c.DataDir, name)
+}
