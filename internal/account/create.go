@@ -1,0 +1,95 @@
+package account
+
+import (
+	"context"
+	"encoding/json"
+
+	"knock/internal/matrixerr"
+	"knock/internal/sqldb"
+)
+
+// NewUser is an account to be made.
+type NewUser struct {
+	Username    string // as typed; "" lets the server choose
+	Password    string // "" makes an account that cannot log in by password
+	DisplayName string
+	Admin       bool
+	Guest       bool
+	// RegistrationToken, when not empty, is used up by one with the account.
+	RegistrationToken string
+	// Device, when not nil, is logged in at once.
+	Device *NewDevice
+}
+
+// CreateUser makes an account. Without a Device only the UserID of the answer is set. Errors: M_INVALID_USERNAME,
+// M_EXCLUSIVE, M_USER_IN_USE, M_INVALID_PARAM (password), M_FORBIDDEN (registration token).
+func (s *Service) CreateUser(ctx context.Context, n NewUser) (*Login, error) {
+	if n.Username == "" {
+		n.Username = randomLocalpart()
+	}
+	local, err := s.Available(ctx, n.Username)
+	if err != nil {
+		return nil, err
+	}
+	return s.createUser(ctx, local, n)
+}
+
+func (s *Service) createUser(ctx context.Context, local string, n NewUser) (*Login, error) {
+	password, err := s.hashNew(ctx, n.Password)
+	if err != nil {
+		return nil, err
+	}
+	var device NewDevice
+	g := &grant{}
+	if n.Device != nil {
+		device = *n.Device
+		if err := checkDevice(&device); err != nil {
+			return nil, err
+		}
+		g = s.newGrant(device.Refresh)
+		g.DeviceID = device.ID
+	}
+	g.UserID = s.userID(local)
+	var verdict error
+	err = s.db.Do(ctx, &sqldb.Op{Name: "account.create", Write: func(tx *sqldb.Tx, _ int64) (err error) {
+		if verdict, err = s.writeUser(tx, local, password, n); verdict != nil || err != nil || n.Device == nil {
+			return err
+		}
+		return s.writeLogin(tx, local, device, g)
+	}})
+	if err == nil {
+		err = verdict
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.known.add(local)
+	return &g.Login, nil
+}
+
+// writeUser decides inside the transaction whether the name is free and the registration token good. A refusal is
+// the verdict: nothing has been written then.
+func (s *Service) writeUser(tx *sqldb.Tx, local string, password []byte, n NewUser) (verdict, err error) {
+	taken, err := userIsThere(tx, local)
+	if err != nil {
+		return nil, err
+	}
+	if taken {
+		return matrixerr.UserInUse(), nil
+	}
+	if n.RegistrationToken != "" {
+		if verdict, err = s.useRegistrationToken(tx, n.RegistrationToken); verdict != nil || err != nil {
+			return verdict, err
+		}
+	}
+	_, err = tx.Exec(userInsert, local, password, s.now(), n.Admin, n.Guest, 0, 0)
+	if err != nil || n.DisplayName == "" {
+		return nil, err
+	}
+	name, err := json.Marshal(n.DisplayName)
+	if err != nil {
+		return nil, err
+	}
+	_, err = tx.Exec(profileUpsert, local, FieldDisplayName, name)
+	return nil, err
+}

@@ -1,0 +1,238 @@
+package account
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+
+	"knock/internal/matrixerr"
+	"knock/internal/sqldb"
+)
+
+// Bounds of one user's account data.
+const (
+	maxDataType = 255    // bytes
+	maxData     = 20_000 // rows
+)
+
+// Datum is one piece of account data. Deleted data has the content {}.
+type Datum struct {
+	Room    string // "" for global data
+	Type    string
+	Content json.RawMessage
+	Pos     int64
+}
+
+const (
+	typeTags    = "m.tag"
+	typeIgnored = "m.ignored_user_list"
+)
+
+// AccountDataSince returns a user's account data with from < position ≤ to, oldest first. From 0 it leaves out what
+// was deleted; later it tells of the deletion with content {}.
+func (s *Service) AccountDataSince(tx *sqldb.Tx, userID string, from, to int64) ([]Datum, error) {
+	local, err := s.ours(userID)
+	if err != nil {
+		return nil, err
+	}
+	all, err := sqldb.Collect(tx, dataSince, scanDatum, local, from, to)
+	kept := all[:0]
+	for _, d := range all {
+		switch {
+		case len(d.Content) > 0:
+			kept = append(kept, d)
+		case from > 0:
+			d.Content = json.RawMessage("{}")
+			kept = append(kept, d)
+		}
+	}
+	return kept, err
+}
+
+func scanDatum(r *sqldb.Rows) (d Datum, err error) {
+	return d, r.Scan(&d.Room, &d.Type, &d.Content, &d.Pos)
+}
+
+// AccountData is the content of one piece of data; room is "" for global data. M_NOT_FOUND when there is none.
+func (s *Service) AccountData(ctx context.Context, userID, room, kind string) (json.RawMessage, error) {
+	local, err := s.ours(userID)
+	if err != nil {
+		return nil, err
+	}
+	var content json.RawMessage
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		content, err = readData(tx, local, room, kind)
+		return err
+	})
+	if err == nil && len(content) == 0 {
+		return nil, matrixerr.NotFound("There is no account data of this type")
+	}
+	return content, err
+}
+
+// readData returns nothing, without an error, for data that does not exist or was deleted.
+func readData(tx *sqldb.Tx, local, room, kind string) (content []byte, err error) {
+	err = tx.QueryRow(dataRow, local, room, kind).Scan(&content)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	return content, err
+}
+
+// PutAccountData stores one piece of data, a JSON object; room is "" for global data. Which types a client may set
+// is the door's to decide. Errors: M_INVALID_PARAM, M_TOO_LARGE, M_NOT_FOUND.
+func (s *Service) PutAccountData(ctx context.Context, userID, room, kind string, content json.RawMessage) error {
+	return s.editData(ctx, userID, room, kind, func([]byte) ([]byte, error) { return content, nil })
+}
+
+// DeleteAccountData removes one piece of data (MSC3391); what is not there is no error.
+func (s *Service) DeleteAccountData(ctx context.Context, userID, room, kind string) error {
+	return s.editData(ctx, userID, room, kind, func(was []byte) ([]byte, error) { return nil, nil })
+}
+
+// editData replaces data by what edit makes of it, inside the transaction. edit may run more than once. Nothing in
+// place of nothing is not a change.
+func (s *Service) editData(ctx context.Context, userID, room, kind string, edit func(was []byte) ([]byte, error)) error {
+	local, err := s.ours(userID)
+	if err != nil {
+		return err
+	}
+	if kind == "" || len(kind) > maxDataType || len(room) > maxDataType {
+		return matrixerr.InvalidParam("The type of account data has 1 to 255 bytes")
+	}
+	var verdict error
+	changed := false
+	err = s.db.Do(ctx, &sqldb.Op{Name: "account.data", Positions: 1,
+		Write: func(tx *sqldb.Tx, pos int64) (err error) {
+			changed, verdict, err = writeData(tx, local, Datum{Room: room, Type: kind, Pos: pos}, edit)
+			return err
+		},
+		Committed: func(pos int64) {
+			if !changed {
+				return
+			}
+			if room == "" && kind == typeIgnored {
+				s.ignored.drop(local)
+			}
+			s.o.Hub.TouchUser(userID, pos)
+		}})
+	if err == nil {
+		err = verdict
+	}
+	return err
+}
+
+func writeData(tx *sqldb.Tx, local string, d Datum, edit func([]byte) ([]byte, error)) (changed bool, verdict, err error) {
+	was, err := readData(tx, local, d.Room, d.Type)
+	if err != nil {
+		return false, nil, err
+	}
+	content, verdict := edit(was)
+	if verdict != nil || len(was) == 0 && len(content) == 0 {
+		return false, verdict, nil
+	}
+	if len(was) == 0 {
+		if verdict, err = roomForData(tx, local); verdict != nil || err != nil {
+			return false, verdict, err
+		}
+	}
+	if content == nil {
+		content = []byte{}
+	}
+	_, err = tx.Exec(dataUpsert, local, d.Room, d.Type, content, d.Pos)
+	return err == nil, nil, err
+}
+
+// roomForData refuses one more row for a user who has very many, or who is not there.
+func roomForData(tx *sqldb.Tx, local string) (verdict, err error) {
+	var rows int64
+	if err := tx.QueryRow(dataCount, local).Scan(&rows); err != nil {
+		return nil, err
+	}
+	if rows >= maxData {
+		return matrixerr.TooLarge(fmt.Sprintf("You have %d pieces of account data; delete some first", rows)), nil
+	}
+	var u User
+	verdict = activeUser(tx, local, &u)
+	return verdict, onlyUnknown(verdict)
+}
+
+// IgnoredUsers is the set of users whom a user ignores (m.ignored_user_list). It is cached and must not be changed;
+// nobody is nil.
+func (s *Service) IgnoredUsers(ctx context.Context, userID string) (map[string]struct{}, error) {
+	local, ok := s.Localpart(userID)
+	if !ok {
+		return nil, nil
+	}
+	if set, ok := s.ignored.get(local); ok {
+		return set, nil
+	}
+	before := s.ignored.epoch.Load()
+	var content []byte
+	err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		content, err = readData(tx, local, "", typeIgnored)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	set := parseIgnored(content)
+	delete(set, userID) // nobody can ignore themselves
+	s.ignored.put(local, set, before)
+	return set, nil
+}
+
+// parseIgnored takes what a client wrote; what is not a list of users ignores nobody.
+func parseIgnored(content []byte) map[string]struct{} {
+	var list struct {
+		Users map[string]json.RawMessage `json:"ignored_users"`
+	}
+	if json.Unmarshal(content, &list) != nil || len(list.Users) == 0 {
+		return nil
+	}
+	set := make(map[string]struct{}, len(list.Users))
+	for user := range list.Users {
+		set[user] = struct{}{}
+	}
+	return set
+}
+
+// ignoredCache keeps sets of ignored users; most are nil.
+type ignoredCache struct {
+	epoch epoch
+	mu    sync.RWMutex
+	m     generations[string, map[string]struct{}]
+}
+
+func newIgnoredCache() *ignoredCache {
+	return &ignoredCache{m: newGenerations[string, map[string]struct{}](20_000)}
+}
+
+func (c *ignoredCache) get(local string) (map[string]struct{}, bool) {
+	c.mu.RLock()
+	set, aged, ok := c.m.get(local)
+	at := c.epoch.Load()
+	c.mu.RUnlock()
+	if aged {
+		c.put(local, set, at)
+	}
+	return set, ok
+}
+
+func (c *ignoredCache) put(local string, set map[string]struct{}, at uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.epoch.Load() == at {
+		c.m.put(local, set)
+	}
+}
+
+func (c *ignoredCache) drop(local string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch.Add(1)
+	c.m.drop(local)
+}

@@ -1,0 +1,53 @@
+package account
+
+import (
+	"context"
+
+	"knock/internal/sqldb"
+)
+
+// Deactivate ends an account for good: no token and no password works any more, the name stays taken. With erase
+// the password hash, profile and account data are deleted too, and the user counts as erased.
+func (s *Service) Deactivate(ctx context.Context, userID string, erase bool) error {
+	err := s.change(ctx, userID, "account.deactivate", func(tx *sqldb.Tx, local string, r *removal) error {
+		devices, err := otherDevices(tx, local, 0)
+		if err != nil {
+			return err
+		}
+		if err := r.write(tx, devices); err != nil {
+			return err
+		}
+		return s.writeDeactivated(tx, local, erase)
+	})
+	if err != nil {
+		return err
+	}
+	if local, _ := s.Localpart(userID); erase {
+		s.ignored.drop(local)
+	}
+	if s.deactivations != nil {
+		s.housekeep("deactivation in rooms", s.deactivations.UserDeactivated(context.WithoutCancel(ctx), userID, erase))
+	}
+	return nil
+}
+
+func (s *Service) writeDeactivated(tx *sqldb.Tx, local string, erase bool) error {
+	var u User
+	if err := readUser(tx, local, &u); err != nil {
+		return err
+	}
+	if erase {
+		u.password = ""
+	}
+	if _, err := tx.Exec(userDeactivate, local, s.now(), erase, optional(u.password)); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(openIDDelete, local); err != nil || !erase {
+		return err
+	}
+	if _, err := tx.Exec(profilesDelete, local); err != nil {
+		return err
+	}
+	_, err := tx.Exec(dataDelete, local)
+	return err
+}

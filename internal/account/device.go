@@ -1,0 +1,222 @@
+package account
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"sync"
+
+	"knock/internal/matrixerr"
+	"knock/internal/sqldb"
+)
+
+// Device is a client that is logged in.
+type Device struct {
+	ID          string `json:"device_id"`
+	DisplayName string `json:"display_name,omitempty"`
+	LastSeenIP  string `json:"last_seen_ip,omitempty"`
+	LastSeenTS  int64  `json:"last_seen_ts,omitempty"` // milliseconds, up to some minutes old
+
+	number int64
+}
+
+type scanner interface{ Scan(dest ...any) error }
+
+func scanDevice(r scanner, d *Device) error {
+	var id, name, ip []byte
+	err := r.Scan(&d.number, &id, &name, &d.LastSeenTS, &ip)
+	d.ID, d.DisplayName, d.LastSeenIP = string(id), string(name), string(ip)
+	return err
+}
+
+func errNoDevice() error { return matrixerr.NotFound("You have no device with this id") }
+
+// ours is the localpart of a user id, or an error for users of other servers.
+func (s *Service) ours(userID string) (string, error) {
+	local, ok := s.Localpart(userID)
+	if !ok {
+		return "", matrixerr.NotFound("This user does not live on this server")
+	}
+	return local, nil
+}
+
+// Devices lists a user's devices, oldest first.
+func (s *Service) Devices(ctx context.Context, userID string) ([]Device, error) {
+	local, err := s.ours(userID)
+	if err != nil {
+		return nil, err
+	}
+	var out []Device
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		out, err = sqldb.Collect(tx, deviceList, func(r *sqldb.Rows) (d Device, err error) {
+			return d, scanDevice(r, &d)
+		}, local)
+		return err
+	})
+	for i := range out {
+		s.seen.fill(&out[i])
+	}
+	return out, err
+}
+
+// Device is one of a user's devices; M_NOT_FOUND when there is none of this id.
+func (s *Service) Device(ctx context.Context, userID, deviceID string) (Device, error) {
+	var d Device
+	local, err := s.ours(userID)
+	if err != nil {
+		return d, err
+	}
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error { return scanDevice(tx.QueryRow(deviceRow, local, deviceID), &d) })
+	if errors.Is(err, sql.ErrNoRows) {
+		return d, errNoDevice()
+	}
+	s.seen.fill(&d)
+	return d, err
+}
+
+// RenameDevice sets a device's display name; "" removes it. Errors: M_NOT_FOUND, M_INVALID_PARAM.
+func (s *Service) RenameDevice(ctx context.Context, userID, deviceID, name string) error {
+	local, err := s.ours(userID)
+	if err != nil {
+		return err
+	}
+	if len(name) > maxDeviceName {
+		return matrixerr.InvalidParam("A device's display name may have at most 256 bytes")
+	}
+	var renamed int64
+	err = s.db.Do(ctx, &sqldb.Op{Name: "account.rename", Write: func(tx *sqldb.Tx, _ int64) (err error) {
+		renamed, err = tx.Exec(deviceRename, local, deviceID, optional(name))
+		return err
+	}})
+	if err == nil && renamed == 0 {
+		return errNoDevice()
+	}
+	return err
+}
+
+// removal ends devices: which ones is found inside the transaction.
+type removal struct {
+	s       *Service
+	dropped [][]byte
+}
+
+func (r *removal) write(tx *sqldb.Tx, devices []int64) (err error) {
+	if len(devices) == 0 {
+		return nil
+	}
+	if r.dropped, err = sqldb.Collect(tx, tokensOf, scanBytes, devices); err != nil {
+		return err
+	}
+	_, err = tx.Exec(deviceDelete, devices)
+	return err
+}
+
+func (r *removal) committed(int64) { r.s.tokens.drop(r.dropped) }
+
+// removeDevices deletes the devices that find names, with their tokens.
+func (s *Service) removeDevices(ctx context.Context, find func(tx *sqldb.Tx) ([]int64, error)) error {
+	r := removal{s: s}
+	return s.db.Do(ctx, &sqldb.Op{Name: "account.removeDevices", Committed: r.committed,
+		Write: func(tx *sqldb.Tx, _ int64) error {
+			r.dropped = nil
+			devices, err := find(tx)
+			if err != nil {
+				return err
+			}
+			return r.write(tx, devices)
+		}})
+}
+
+// DeleteDevices removes devices by id with all their tokens. Ids that do not exist are no error.
+func (s *Service) DeleteDevices(ctx context.Context, userID string, ids ...string) error {
+	local, err := s.ours(userID)
+	if err != nil {
+		return err
+	}
+	return s.removeDevices(ctx, func(tx *sqldb.Tx) ([]int64, error) {
+		return sqldb.Collect(tx, deviceByIDs, scanInt, local, ids)
+	})
+}
+
+// DeleteAllDevices removes all of a user's devices but the one of session keep (0: none is kept).
+func (s *Service) DeleteAllDevices(ctx context.Context, userID string, keep int64) error {
+	local, err := s.ours(userID)
+	if err != nil {
+		return err
+	}
+	return s.removeDevices(ctx, func(tx *sqldb.Tx) ([]int64, error) { return otherDevices(tx, local, keep) })
+}
+
+func otherDevices(tx *sqldb.Tx, local string, keep int64) ([]int64, error) {
+	all, err := sqldb.Collect(tx, deviceNumbers, scanInt, local)
+	return slices.DeleteFunc(all, func(n int64) bool { return n == keep }), err
+}
+
+// seenEvery is how old "last seen" may grow in the database.
+const seenEvery = 3 * 60 * 1000
+
+// lastSeen collects when and from where devices were seen, for a write now and then.
+type lastSeen struct {
+	mu sync.Mutex
+	m  map[int64]sighting
+}
+
+type sighting struct {
+	ts int64
+	ip string
+}
+
+func newLastSeen() *lastSeen { return &lastSeen{m: map[int64]sighting{}} }
+
+// note is on the way of every request: mostly it is one atomic load.
+func (l *lastSeen) note(sess *session, ip string, now int64) {
+	last := sess.seen.Load()
+	if now-last < seenEvery || !sess.seen.CompareAndSwap(last, now) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.m[sess.Session] = sighting{now, ip}
+}
+
+// fill puts a sighting that is not written yet into a device that was read.
+func (l *lastSeen) fill(d *Device) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if at, ok := l.m[d.number]; ok && at.ts > d.LastSeenTS {
+		d.LastSeenTS, d.LastSeenIP = at.ts, at.ip
+	}
+}
+
+func (l *lastSeen) take() map[int64]sighting {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := l.m
+	l.m = map[int64]sighting{}
+	return m
+}
+
+// flushSeen writes the sightings in portions, so that it holds up nobody else's writes.
+func (s *Service) flushSeen(ctx context.Context) error {
+	const portion = 200
+	seen := s.seen.take()
+	devices := make([]int64, 0, len(seen))
+	for nid := range seen {
+		devices = append(devices, nid)
+	}
+	for part := range slices.Chunk(devices, portion) {
+		err := s.db.Do(ctx, &sqldb.Op{Name: "account.seen", Write: func(tx *sqldb.Tx, _ int64) error {
+			for _, nid := range part {
+				if _, err := tx.Exec(deviceSeen, nid, seen[nid].ts, optional(seen[nid].ip)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

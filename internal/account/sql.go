@@ -1,0 +1,82 @@
+package account
+
+import "knock/internal/sqldb"
+
+// The statements of this package. Times are milliseconds.
+var (
+	userInsert = sqldb.Register("account.userInsert", `INSERT INTO users
+		(localpart, password, created, admin, guest, deactivated, erased)
+		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`)
+	userExists = sqldb.Register("account.userExists", `SELECT created FROM users WHERE localpart = $1`)
+	userRow    = sqldb.Register("account.userRow",
+		`SELECT password, created, admin, guest, deactivated, erased FROM users WHERE localpart = $1`)
+	userPassword   = sqldb.Register("account.userPassword", `UPDATE users SET password = $2 WHERE localpart = $1`)
+	userAdmin      = sqldb.Register("account.userAdmin", `UPDATE users SET admin = $2 WHERE localpart = $1`)
+	userDeactivate = sqldb.Register("account.userDeactivate",
+		`UPDATE users SET deactivated = $2, erased = $3, password = $4 WHERE localpart = $1`)
+
+	deviceInsert = sqldb.Register("account.deviceInsert", `INSERT INTO devices
+		(nid, localpart, device_id, display_name, created, last_seen_ts, last_seen_ip)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`)
+	deviceRow = sqldb.Register("account.deviceRow", `SELECT nid, device_id, display_name, last_seen_ts, last_seen_ip
+		FROM devices WHERE localpart = $1 AND device_id = $2`)
+	deviceList = sqldb.Register("account.deviceList", `SELECT nid, device_id, display_name, last_seen_ts, last_seen_ip
+		FROM devices WHERE localpart = $1 ORDER BY nid`)
+	deviceNumbers = sqldb.Register("account.deviceNumbers", `SELECT nid FROM devices WHERE localpart = $1`)
+	deviceByIDs   = sqldb.Register("account.deviceByIDs",
+		`SELECT nid FROM devices WHERE localpart = $1 AND device_id = ANY($2::bytea[])`)
+	deviceRename = sqldb.Register("account.deviceRename",
+		`UPDATE devices SET display_name = $3 WHERE localpart = $1 AND device_id = $2`)
+	deviceSeen = sqldb.Register("account.deviceSeen",
+		`UPDATE devices SET last_seen_ts = $2, last_seen_ip = $3 WHERE nid = $1`)
+	deviceDelete = sqldb.Register("account.deviceDelete", `DELETE FROM devices WHERE nid = ANY($1::bigint[])`)
+
+	tokenInsert = sqldb.Register("account.tokenInsert", `INSERT INTO tokens
+		(nid, device, access, refresh, expires, refresh_expires, parent) VALUES ($1, $2, $3, $4, $5, $6, $7)`)
+	tokenByAccess = sqldb.Register("account.tokenByAccess", `SELECT t.nid, t.device, t.expires, t.parent, d.device_id,
+		d.localpart, u.admin, u.guest FROM tokens t JOIN devices d ON d.nid = t.device
+		JOIN users u ON u.localpart = d.localpart WHERE t.access = $1`)
+	tokenByRefresh = sqldb.Register("account.tokenByRefresh", `SELECT t.nid, t.device, t.refresh_expires, d.device_id,
+		d.localpart FROM tokens t JOIN devices d ON d.nid = t.device WHERE t.refresh = $1`)
+	tokenSettle = sqldb.Register("account.tokenSettle", `UPDATE tokens SET parent = $2 WHERE nid = $1`)
+	tokenOthers = sqldb.Register("account.tokenOthers",
+		`DELETE FROM tokens WHERE device = $1 AND nid <> $2 RETURNING access`)
+	tokensOf = sqldb.Register("account.tokensOf",
+		`DELETE FROM tokens WHERE device = ANY($1::bigint[]) RETURNING access`)
+	tokensSelect = sqldb.Register("account.tokensSelect",
+		`SELECT t.access FROM tokens t JOIN devices d ON d.nid = t.device WHERE d.localpart = $1`)
+
+	regInsert = sqldb.Register("account.regInsert", `INSERT INTO registration_tokens
+		(token, uses_allowed, completed, expires, created) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`)
+	regRow = sqldb.Register("account.regRow",
+		`SELECT token, uses_allowed, completed, expires FROM registration_tokens WHERE token = $1`)
+	regList = sqldb.Register("account.regList",
+		`SELECT token, uses_allowed, completed, expires FROM registration_tokens ORDER BY created, token`)
+	regUse    = sqldb.Register("account.regUse", `UPDATE registration_tokens SET completed = $2 WHERE token = $1`)
+	regDelete = sqldb.Register("account.regDelete", `DELETE FROM registration_tokens WHERE token = $1`)
+
+	profileAll    = sqldb.Register("account.profileAll", `SELECT field, value FROM profiles WHERE localpart = $1`)
+	profileUpsert = sqldb.Register("account.profileUpsert", `INSERT INTO profiles (localpart, field, value)
+		VALUES ($1, $2, $3) ON CONFLICT (localpart, field) DO UPDATE SET value = excluded.value`)
+	profileDelete  = sqldb.Register("account.profileDelete", `DELETE FROM profiles WHERE localpart = $1 AND field = $2`)
+	profilesDelete = sqldb.Register("account.profilesDelete", `DELETE FROM profiles WHERE localpart = $1`)
+
+	dataRow = sqldb.Register("account.dataRow",
+		`SELECT content FROM account_data WHERE localpart = $1 AND room = $2 AND type = $3`)
+	dataCount  = sqldb.Register("account.dataCount", `SELECT COUNT(*) FROM account_data WHERE localpart = $1`)
+	dataUpsert = sqldb.Register("account.dataUpsert", `INSERT INTO account_data (localpart, room, type, content, pos)
+		VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (localpart, room, type) DO UPDATE SET content = excluded.content, pos = excluded.pos`)
+	dataSince = sqldb.Register("account.dataSince", `SELECT room, type, content, pos FROM account_data
+		WHERE localpart = $1 AND pos > $2 AND pos <= $3 ORDER BY pos`)
+	dataDelete = sqldb.Register("account.dataDelete", `DELETE FROM account_data WHERE localpart = $1`)
+
+	openIDInsert = sqldb.Register("account.openIDInsert",
+		`INSERT INTO openid_tokens (hash, localpart, expires) VALUES ($1, $2, $3)`)
+	openIDRow    = sqldb.Register("account.openIDRow", `SELECT localpart, expires FROM openid_tokens WHERE hash = $1`)
+	openIDPrune  = sqldb.Register("account.openIDPrune", `DELETE FROM openid_tokens WHERE expires <= $1`)
+	openIDDelete = sqldb.Register("account.openIDDelete", `DELETE FROM openid_tokens WHERE localpart = $1`)
+)
+
+func scanBytes(r *sqldb.Rows) (b []byte, err error) { return b, r.Scan(&b) }
+func scanInt(r *sqldb.Rows) (n int64, err error)    { return n, r.Scan(&n) }

@@ -1,0 +1,59 @@
+package account
+
+import (
+	"context"
+	"encoding/json"
+
+	"knock/internal/matrixerr"
+)
+
+const maxTag = 255 // bytes (Client-Server API, "Room Tagging")
+
+// Tags are the tags of a user on a room: name → what is known of it. A room without any has an empty map.
+func (s *Service) Tags(ctx context.Context, userID, room string) (map[string]json.RawMessage, error) {
+	content, err := s.AccountData(ctx, userID, room, typeTags)
+	if err != nil && onlyUnknown(err) != nil {
+		return nil, err
+	}
+	return parseTags(content), nil
+}
+
+func parseTags(content []byte) map[string]json.RawMessage {
+	var c struct {
+		Tags map[string]json.RawMessage `json:"tags"`
+	}
+	if json.Unmarshal(content, &c) != nil || c.Tags == nil {
+		return map[string]json.RawMessage{}
+	}
+	return c.Tags
+}
+
+// SetTag puts a tag on a room; value is a JSON object such as {"order": 0.5}. Errors: M_INVALID_PARAM, M_TOO_LARGE.
+func (s *Service) SetTag(ctx context.Context, userID, room, tag string, value json.RawMessage) error {
+	if tag == "" || len(tag) > maxTag {
+		return matrixerr.InvalidParam("A tag has 1 to 255 bytes")
+	}
+	return s.editTags(ctx, userID, room, func(tags map[string]json.RawMessage) { tags[tag] = value })
+}
+
+// DeleteTag takes a tag off a room; one that is not there is no error.
+func (s *Service) DeleteTag(ctx context.Context, userID, room, tag string) error {
+	return s.editTags(ctx, userID, room, func(tags map[string]json.RawMessage) { delete(tags, tag) })
+}
+
+// editTags changes the m.tag data of a room.
+func (s *Service) editTags(ctx context.Context, userID, room string, edit func(map[string]json.RawMessage)) error {
+	const longest = 64 << 10
+	return s.editData(ctx, userID, room, typeTags, func(was []byte) ([]byte, error) {
+		tags := parseTags(was)
+		edit(tags)
+		if len(was) == 0 && len(tags) == 0 {
+			return nil, nil
+		}
+		content, err := json.Marshal(map[string]any{"tags": tags})
+		if err == nil && len(content) > longest {
+			return nil, matrixerr.TooLarge("This room has too many tags; delete some first")
+		}
+		return content, err
+	})
+}

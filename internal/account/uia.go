@@ -1,0 +1,259 @@
+package account
+
+import (
+	"bytes"
+	"container/list"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"knock/internal/matrixerr"
+)
+
+// The stages that this server can check.
+const (
+	StagePassword          = "m.login.password"
+	StageDummy             = "m.login.dummy"
+	StageRegistrationToken = "m.login.registration_token"
+)
+
+const (
+	maxUIASessions = 10_000
+	uiaLifetime    = 30 * time.Minute
+)
+
+// UIA holds the sessions of User-Interactive Authentication: in memory, bounded, each good for one operation of one
+// user (Client-Server API, "User-Interactive Authentication API"). After a restart a client begins again.
+type UIA struct {
+	now      func() time.Time
+	mu       sync.Mutex
+	sessions map[string]*list.Element
+	order    *list.List // of *UIASession, oldest first
+}
+
+// NewUIA makes an empty holder; now may be nil.
+func NewUIA(now func() time.Time) *UIA {
+	if now == nil {
+		now = time.Now
+	}
+	return &UIA{now: now, sessions: map[string]*list.Element{}, order: list.New()}
+}
+
+// UIARequest is one attempt at an operation that needs authentication.
+type UIARequest struct {
+	Operation string     // what is to be done, target included: a session is good for nothing else
+	UserID    string     // who does it, "" for nobody yet
+	Flows     [][]string // stages of each flow, in order
+	Auth      json.RawMessage
+	// Verify checks a stage. A 401 lets the client try the stage again; any other error ends the request.
+	Verify func(ctx context.Context, session *UIASession, stage string, auth json.RawMessage) error
+}
+
+// UIASession is what a client has proved so far.
+type UIASession struct {
+	id, operation, userID string
+	started               time.Time
+	uia                   *UIA
+
+	mu        sync.Mutex
+	completed []string
+	values    map[string]string
+	atEnd     []func()
+	ended     bool
+}
+
+// UIAChallenge is the error that asks the client for more; it is answered with status 401 and Body.
+type UIAChallenge struct {
+	Session   string
+	Flows     [][]string
+	Completed []string
+	Cause     *matrixerr.Error // why the last attempt failed; nil when none did
+}
+
+func (c *UIAChallenge) Error() string {
+	if c.Cause != nil {
+		return "authentication refused: " + c.Cause.Error()
+	}
+	return "authentication needed"
+}
+
+// Body is the JSON object of the 401.
+func (c *UIAChallenge) Body() map[string]any {
+	type flow struct {
+		Stages []string `json:"stages"`
+	}
+	flows := make([]flow, len(c.Flows))
+	for i, stages := range c.Flows {
+		flows[i].Stages = stages
+	}
+	body := map[string]any{"session": c.Session, "flows": flows, "params": map[string]any{}}
+	if len(c.Completed) > 0 {
+		body["completed"] = c.Completed
+	}
+	if c.Cause != nil {
+		body["errcode"], body["error"] = c.Cause.Code, c.Cause.Msg
+	}
+	return body
+}
+
+// uiaAuth is what every "auth" dictionary may have.
+type uiaAuth struct {
+	Type    string `json:"type"`
+	Session string `json:"session"`
+}
+
+func parseUIAAuth(raw json.RawMessage) (a uiaAuth, err error) {
+	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
+		return a, nil
+	}
+	if raw[0] != '{' || json.Unmarshal(raw, &a) != nil {
+		return a, matrixerr.BadJSON("auth must be an object whose type and session are strings")
+	}
+	return a, nil
+}
+
+// Authorize returns the session when all stages of a flow are complete: then do the operation and call Done. Errors:
+// *UIAChallenge, or what Verify ended the request with. A client may leave the session out of its first attempt.
+func (u *UIA) Authorize(ctx context.Context, r UIARequest) (*UIASession, error) {
+	auth, err := parseUIAAuth(r.Auth)
+	if err != nil {
+		return nil, err
+	}
+	s := u.find(auth.Session, r)
+	if s == nil {
+		known := auth.Session == ""
+		s = u.begin(r)
+		if !known {
+			return nil, s.challenge(r, matrixerr.Unknown(http.StatusUnauthorized,
+				"This authentication session has ended or is for something else; begin again"))
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if auth.Type != "" && !slices.Contains(s.completed, auth.Type) {
+		if err := s.attempt(ctx, r, auth.Type); err != nil {
+			return nil, err
+		}
+	}
+	for _, flow := range r.Flows {
+		if slices.Equal(flow, s.completed) {
+			return s, nil
+		}
+	}
+	return nil, s.challenge(r, nil)
+}
+
+// attempt checks one stage, which must be the next of some flow. The session is locked.
+func (s *UIASession) attempt(ctx context.Context, r UIARequest, stage string) error {
+	next := append(slices.Clone(s.completed), stage)
+	begins := func(flow []string) bool { return len(flow) >= len(next) && slices.Equal(flow[:len(next)], next) }
+	if !slices.ContainsFunc(r.Flows, begins) {
+		return s.challenge(r, matrixerr.Unknown(http.StatusUnauthorized, "This stage is not the next one of any flow"))
+	}
+	err := r.Verify(ctx, s, stage, r.Auth)
+	var refused *matrixerr.Error
+	switch {
+	case err == nil:
+		s.completed = next
+		return nil
+	case errors.As(err, &refused) && refused.HTTP == http.StatusUnauthorized:
+		return s.challenge(r, refused)
+	}
+	return err
+}
+
+func (s *UIASession) challenge(r UIARequest, cause *matrixerr.Error) *UIAChallenge {
+	return &UIAChallenge{Session: s.id, Flows: r.Flows, Completed: slices.Clone(s.completed), Cause: cause}
+}
+
+// Keep remembers something for the operation, from within Verify, and what to do when the session ends.
+func (s *UIASession) Keep(key, value string, atEnd func()) {
+	if s.ended {
+		atEnd()
+		return
+	}
+	if s.values == nil {
+		s.values = map[string]string{}
+	}
+	s.values[key] = value
+	s.atEnd = append(s.atEnd, atEnd)
+}
+
+// Value is what Keep remembered.
+func (s *UIASession) Value(key string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.values[key]
+}
+
+// Done ends the session: its operation has been done.
+func (s *UIASession) Done() {
+	s.uia.mu.Lock()
+	s.uia.remove(s.id)
+	s.uia.mu.Unlock()
+	s.end()
+}
+
+func (s *UIASession) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	s.ended = true
+	for _, fn := range s.atEnd {
+		fn()
+	}
+}
+
+// find returns the live session of this id if it was begun for the same operation of the same user.
+func (u *UIA) find(id string, r UIARequest) *UIASession {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	el, ok := u.sessions[id]
+	if !ok {
+		return nil
+	}
+	s := el.Value.(*UIASession)
+	if u.now().Sub(s.started) >= uiaLifetime || s.operation != r.Operation || s.userID != r.UserID {
+		return nil
+	}
+	return s
+}
+
+// begin makes a session, at the cost of those that have expired or are too many.
+func (u *UIA) begin(r UIARequest) *UIASession {
+	s := &UIASession{id: rand.Text(), operation: r.Operation, userID: r.UserID, started: u.now(), uia: u}
+	for _, old := range u.insert(s) {
+		old.end()
+	}
+	return s
+}
+
+func (u *UIA) insert(s *UIASession) (out []*UIASession) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for front := u.order.Front(); front != nil; front = u.order.Front() {
+		old := front.Value.(*UIASession)
+		if len(u.sessions) < maxUIASessions && s.started.Sub(old.started) < uiaLifetime {
+			break
+		}
+		u.remove(old.id)
+		out = append(out, old)
+	}
+	u.sessions[s.id] = u.order.PushBack(s)
+	return out
+}
+
+// remove takes a session out of the maps; u is locked.
+func (u *UIA) remove(id string) {
+	if el, ok := u.sessions[id]; ok {
+		u.order.Remove(el)
+		delete(u.sessions, id)
+	}
+}

@@ -1,0 +1,157 @@
+package account
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"sync"
+
+	"knock/internal/matrixerr"
+	"knock/internal/sqldb"
+)
+
+// User is an account of this server.
+type User struct {
+	UserID      string
+	Created     int64 // milliseconds
+	Admin       bool
+	Guest       bool
+	Deactivated bool
+	Erased      bool
+
+	password string
+}
+
+// readUser reads a row; M_NOT_FOUND when there is none.
+func readUser(tx *sqldb.Tx, local string, u *User) error {
+	var password []byte
+	var deactivated int64
+	err := tx.QueryRow(userRow, local).Scan(&password, &u.Created, &u.Admin, &u.Guest, &deactivated, &u.Erased)
+	if errors.Is(err, sql.ErrNoRows) {
+		return matrixerr.NotFound("There is no user of this name here")
+	}
+	u.password, u.Deactivated = string(password), deactivated != 0
+	return err
+}
+
+// activeUser is readUser with M_USER_DEACTIVATED for an account that has ended.
+func activeUser(tx *sqldb.Tx, local string, u *User) error {
+	if err := readUser(tx, local, u); err != nil {
+		return err
+	}
+	if u.Deactivated {
+		return matrixerr.UserDeactivated()
+	}
+	return nil
+}
+
+func (s *Service) user(ctx context.Context, local string) (User, error) {
+	u := User{UserID: s.userID(local)}
+	err := s.db.Read(ctx, func(tx *sqldb.Tx) error { return readUser(tx, local, &u) })
+	return u, err
+}
+
+// User is the account of a user id; M_NOT_FOUND when there is none.
+func (s *Service) User(ctx context.Context, userID string) (User, error) {
+	local, err := s.ours(userID)
+	if err != nil {
+		return User{}, err
+	}
+	return s.user(ctx, local)
+}
+
+// knownUsers remembers users who exist: they never go away.
+type knownUsers struct {
+	mu sync.Mutex
+	m  generations[string, struct{}]
+}
+
+func newKnownUsers() *knownUsers { return &knownUsers{m: newGenerations[string, struct{}](50_000)} }
+
+func (k *knownUsers) has(local string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, aged, ok := k.m.get(local)
+	if aged {
+		k.m.put(local, struct{}{})
+	}
+	return ok
+}
+
+func (k *knownUsers) add(local string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.m.put(local, struct{}{})
+}
+
+// Exists says whether a user id is an account of this server, deactivated ones included.
+func (s *Service) Exists(ctx context.Context, userID string) (bool, error) {
+	local, ok := s.Localpart(userID)
+	if !ok {
+		return false, nil
+	}
+	return s.exists(ctx, local)
+}
+
+func (s *Service) exists(ctx context.Context, local string) (bool, error) {
+	if s.known.has(local) {
+		return true, nil
+	}
+	found := false
+	err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		found, err = userIsThere(tx, local)
+		return err
+	})
+	if found {
+		s.known.add(local)
+	}
+	return found, err
+}
+
+func userIsThere(tx *sqldb.Tx, local string) (bool, error) {
+	var created int64
+	err := tx.QueryRow(userExists, local).Scan(&created)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// SetAdmin gives or takes the rights of a server administrator.
+func (s *Service) SetAdmin(ctx context.Context, userID string, admin bool) error {
+	return s.change(ctx, userID, "account.setAdmin", func(tx *sqldb.Tx, local string, r *removal) (err error) {
+		if _, err := tx.Exec(userAdmin, local, admin); err != nil {
+			return err
+		}
+		r.dropped, err = sqldb.Collect(tx, tokensSelect, scanBytes, local)
+		return err
+	})
+}
+
+// changer writes a change of an active account and notes in r which tokens leave the memory. A *matrixerr.Error from
+// it refuses the change: it must not have written anything then.
+type changer func(tx *sqldb.Tx, local string, r *removal) error
+
+// change runs a changer in one Op. Errors: M_NOT_FOUND, M_USER_DEACTIVATED.
+func (s *Service) change(ctx context.Context, userID, name string, write changer) error {
+	local, err := s.ours(userID)
+	if err != nil {
+		return err
+	}
+	r := removal{s: s}
+	var verdict error
+	err = s.db.Do(ctx, &sqldb.Op{Name: name, Committed: r.committed,
+		Write: func(tx *sqldb.Tx, _ int64) error {
+			var u User
+			r.dropped = nil
+			if verdict = activeUser(tx, local, &u); verdict != nil {
+				return onlyUnknown(verdict)
+			}
+			verdict = write(tx, local, &r)
+			return onlyUnknown(verdict)
+		}})
+	if err == nil {
+		err = verdict
+	}
+	return err
+}
