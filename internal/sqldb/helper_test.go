@@ -35,7 +35,12 @@ CREATE TABLE child (id BIGINT NOT NULL, n BIGINT NOT NULL, data BYTEA NOT NULL, 
 // open migrates an empty database with baseFiles; it is not started.
 func open(t testing.TB, d sqldb.Dialect) *sqldb.DB {
 	t.Helper()
-	db, err := sqldb.Open(t.Context(), sqldb.Options{URL: sqldbtest.EmptyURL(t, d)})
+	return openWith(t, d, func(url string) string { return url })
+}
+
+func openWith(t testing.TB, d sqldb.Dialect, change func(url string) string) *sqldb.DB {
+	t.Helper()
+	db, err := sqldb.Open(t.Context(), sqldb.Options{URL: change(sqldbtest.EmptyURL(t, d))})
 	if err != nil {
 		t.Fatal(err)
 	}
