@@ -1,0 +1,295 @@
+package pushrules
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"hash/maphash"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	"knock/internal/sqldb"
+)
+
+// Hub is told that something durable at a position concerns a user.
+type Hub interface {
+	TouchUser(user string, pos int64)
+}
+
+// Ignores knows whom local users ignore (Client-Server API, "Ignoring Users").
+type Ignores interface {
+	// AnyoneIgnores reports whether some local user ignores the sender.
+	AnyoneIgnores(sender string) bool
+	// IgnoredBy returns the senders whom a local user ignores.
+	IgnoredBy(user string) []string
+}
+
+// Options are what a Service needs.
+type Options struct {
+	DB      *sqldb.DB
+	Hub     Hub
+	Log     *logrus.Entry
+	Ignores Ignores // nil: nobody ignores anybody
+
+	CacheBytes int64 // about what compiled rules may take; 0 means 16 MiB
+	Registerer prometheus.Registerer
+}
+
+// Service owns the rules of the local users and their unread counts.
+type Service struct {
+	db      *sqldb.DB
+	hub     Hub
+	log     *logrus.Entry
+	ignores Ignores
+	cache   *rulesets
+	index   *index
+
+	seed  maphash.Seed
+	locks [64]sync.Mutex // by user: a change reads the rules that it replaces
+}
+
+// New returns a service. Load it before the first event.
+func New(o Options) *Service {
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 16 << 20
+	}
+	if o.Ignores == nil {
+		o.Ignores = nobody{}
+	}
+	return &Service{db: o.DB, hub: o.Hub, log: o.Log, ignores: o.Ignores,
+		cache: newRulesets(o.CacheBytes, o.Registerer), index: newIndex(), seed: maphash.MakeSeed()}
+}
+
+type nobody struct{}
+
+func (nobody) AnyoneIgnores(string) bool { return false }
+func (nobody) IgnoredBy(string) []string { return nil }
+
+// Load reads the rules that events must be compared with one by one.
+func (s *Service) Load(ctx context.Context) error {
+	return s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		rows, err := sqldb.Collect(tx, selectIndexed, scanUserRow, true)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			st, err := decode(r.data)
+			if err != nil {
+				return err
+			}
+			s.index.set(r.user, compile(st).keys)
+		}
+		return nil
+	})
+}
+
+// Global returns all of a user's rules.
+func (s *Service) Global(ctx context.Context, user string) (Global, error) {
+	st, err := s.read(ctx, user)
+	if err != nil {
+		return Global{}, err
+	}
+	return st.render(user), nil
+}
+
+// Ruleset returns all of a user's rules as the content of m.push_rules.
+func (s *Service) Ruleset(ctx context.Context, user string) (json.RawMessage, error) {
+	g, err := s.Global(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(g)
+}
+
+// RulesetTx is Ruleset inside a snapshot.
+func (s *Service) RulesetTx(tx *sqldb.Tx, user string) (json.RawMessage, error) {
+	r, err := readRow(tx, user)
+	if err != nil {
+		return nil, err
+	}
+	st, err := decode(r.data)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(st.render(user))
+}
+
+// RulesChangedSince reports whether a user's rules changed in (from, to].
+func (s *Service) RulesChangedSince(tx *sqldb.Tx, user string, from, to int64) (bool, error) {
+	r, err := readRow(tx, user)
+	return r.pos > from && r.pos <= to, err
+}
+
+// Rule returns one rule; 404 M_NOT_FOUND when there is none.
+func (s *Service) Rule(ctx context.Context, user string, k Kind, id string) (Rule, error) {
+	st, err := s.read(ctx, user)
+	if err != nil {
+		return Rule{}, err
+	}
+	r, ok := st.rule(k, id, user)
+	if !ok {
+		return Rule{}, errNoRule
+	}
+	return r, nil
+}
+
+// Put makes or changes a rule of the user's own, next to the rule that before or
+// after names; new rules come first.
+func (s *Service) Put(ctx context.Context, user string, k Kind, id string, def *Definition, before, after string) error {
+	return s.change(ctx, user, func(st *stored) error { return st.put(k, id, def, before, after) })
+}
+
+// Delete removes a rule of the user's own.
+func (s *Service) Delete(ctx context.Context, user string, k Kind, id string) error {
+	return s.change(ctx, user, func(st *stored) error { return st.delete(k, id) })
+}
+
+// SetEnabled switches a rule on or off, a default rule too.
+func (s *Service) SetEnabled(ctx context.Context, user string, k Kind, id string, on bool) error {
+	return s.change(ctx, user, func(st *stored) error { return st.setEnabled(k, id, on) })
+}
+
+// SetActions replaces the actions of a rule, a default rule's too.
+func (s *Service) SetActions(ctx context.Context, user string, k Kind, id string, actions json.RawMessage) error {
+	return s.change(ctx, user, func(st *stored) error { return st.setActions(k, id, actions) })
+}
+
+// DeleteUser forgets a deactivated user's rules.
+func (s *Service) DeleteUser(ctx context.Context, user string) error {
+	lock := s.lock(user)
+	lock.Lock()
+	defer lock.Unlock()
+	return s.db.Do(context.WithoutCancel(ctx), &sqldb.Op{
+		Name:      "pushrules.delete",
+		Positions: 1,
+		Write: func(tx *sqldb.Tx, _ int64) error {
+			_, err := tx.Exec(deleteRules, user)
+			return err
+		},
+		Committed: func(pos int64) {
+			s.cache.changed(user, pos)
+			s.index.set(user, keys{})
+		},
+	})
+}
+
+func (s *Service) lock(user string) *sync.Mutex {
+	return &s.locks[maphash.String(s.seed, user)%uint64(len(s.locks))]
+}
+
+func (s *Service) read(ctx context.Context, user string) (*stored, error) {
+	var r row
+	err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		r, err = readRow(tx, user)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return decode(r.data)
+}
+
+var errChanged = errors.New("push rules changed meanwhile")
+
+// change edits a user's rules. The lock makes it alone on this node; another
+// node's change shows as another position, and the edit is made again.
+func (s *Service) change(ctx context.Context, user string, edit func(*stored) error) error {
+	lock := s.lock(user)
+	lock.Lock()
+	defer lock.Unlock()
+	var err error
+	for range 5 {
+		if err = s.tryChange(ctx, user, edit); !errors.Is(err, errChanged) {
+			return err
+		}
+	}
+	return err
+}
+
+func (s *Service) tryChange(ctx context.Context, user string, edit func(*stored) error) error {
+	var r row
+	err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		r, err = readRow(tx, user)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	st, err := decode(r.data)
+	if err != nil {
+		return err
+	}
+	if err := edit(st); err != nil {
+		return err
+	}
+	data, err := st.encode()
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, user, row{data, r.pos}, compile(st).keys)
+}
+
+// write replaces the row that was read at r.pos.
+func (s *Service) write(ctx context.Context, user string, r row, k keys) error {
+	return s.db.Do(context.WithoutCancel(ctx), &sqldb.Op{
+		Name:      "pushrules",
+		Positions: 1,
+		Check: func(tx *sqldb.Tx) error {
+			now, err := readRow(tx, user)
+			if err == nil && now.pos != r.pos {
+				err = errChanged
+			}
+			return err
+		},
+		Write: func(tx *sqldb.Tx, pos int64) error {
+			_, err := tx.Exec(upsertRules, user, r.data, !k.empty(), pos)
+			return err
+		},
+		Committed: func(pos int64) {
+			s.cache.changed(user, pos)
+			s.index.set(user, k)
+			s.hub.TouchUser(user, pos)
+		},
+	})
+}
+
+// rulesets returns the compiled rules of users, from the cache or in one read of
+// a snapshot that holds every change up to at.
+func (s *Service) rulesets(tx *sqldb.Tx, users []string, at int64) (map[string]*ruleset, error) {
+	out, missing := s.cached(users)
+	if len(missing) == 0 {
+		return out, nil
+	}
+	rows, err := sqldb.Collect(tx, selectRulesOf, scanUserRow, missing)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range missing {
+		out[u] = unchanged
+	}
+	for _, r := range rows {
+		st, err := decode(r.data)
+		if err != nil {
+			return nil, err
+		}
+		out[r.user] = compile(st)
+	}
+	for _, u := range missing {
+		s.cache.put(u, out[u], at)
+	}
+	return out, nil
+}
+
+func (s *Service) cached(users []string) (found map[string]*ruleset, missing []string) {
+	found = make(map[string]*ruleset, len(users))
+	for _, u := range users {
+		if rs, ok := s.cache.get(u); ok {
+			found[u] = rs
+		} else {
+			missing = append(missing, u)
+		}
+	}
+	return found, missing
+}
