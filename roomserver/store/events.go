@@ -22,6 +22,7 @@ const (
 	SoftFailed                   // refused by the state of the room when it arrived
 	Outgoing                     // created here or signed through us: to be sent to other servers
 	Backfilled                   // history that was fetched, never delivered live
+	Gapped                       // stored while prev events were not here: history has a gap before it
 	Hollow                       // kept redacted from the start: its content hash did not match
 )
 
@@ -410,4 +411,21 @@ func (s *Store) LoadOne(ctx context.Context, nid int64) (e *Stored, err error) {
 		return err
 	})
 	return e, err
+}
+
+// InOrder returns the events with the given numbers in that order.
+func (s *Store) InOrder(tx *sqldb.Tx, nids []int64) ([]*Stored, error) {
+	byNID, err := s.Load(tx, nids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*Stored, 0, len(nids))
+	for _, nid := range nids {
+		e := byNID[nid]
+		if e == nil {
+			return nil, fmt.Errorf("event %d: %w", nid, ErrNotFound)
+		}
+		out = append(out, e)
+	}
+	return out, nil
 }

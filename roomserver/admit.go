@@ -1,0 +1,248 @@
+package roomserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"knock/internal/sqldb"
+	"knock/roomserver/auth"
+	"knock/roomserver/event"
+	"knock/roomserver/state"
+	"knock/roomserver/store"
+)
+
+// errMissingAuth is returned for an event that cites auth events which are not
+// here; they must be fetched first.
+var errMissingAuth = errors.New("the event cites auth events that are not here")
+
+// admission says how an event that was built elsewhere enters a room.
+type admission struct {
+	// state is the state before the event where its prev events do not tell.
+	state    *store.Ref
+	gap      bool // state stands for the prev events that are not here
+	flags    store.Flags
+	targets  []string
+	exclude  string
+	stripped []byte
+}
+
+// admit applies the checks performed on receipt of a PDU (server-server API,
+// steps 4 to 6: signatures and hashes are checked before) and takes the event
+// into the batch. A refused event is stored as rejected or soft-failed, which
+// is no error. It returns nil for an event that is here already.
+func (b *batch) admit(ctx context.Context, e *event.Event, a admission) (*draft, error) {
+	known, err := b.r.known(ctx, e.EventID())
+	if err != nil || known != nil && known.Flags&store.Outlier == 0 {
+		return nil, err
+	}
+	cited, err := b.r.cited(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	acc := acceptance{flags: a.flags, auth: cited.nids, targets: a.targets, exclude: a.exclude, replaces: known}
+	if acc.before, acc.missing, err = b.before(ctx, e, a); err != nil {
+		return nil, err
+	}
+	if known != nil {
+		if err := b.r.drain(ctx); err != nil {
+			return nil, err
+		}
+	}
+	reason := cited.reason
+	if reason == nil {
+		reason, acc.state, err = b.r.allowedAt(ctx, e, acc.before.Set)
+		if err != nil {
+			return nil, err
+		}
+	}
+	if reason != nil {
+		acc.flags = acc.flags&^store.Outgoing | store.Rejected
+		b.r.logRefusal(e, "rejected", reason)
+		return b.add(ctx, e, acc)
+	}
+	if reason, _, err = b.r.allowedAt(ctx, e, b.r.tip.state.Set); err != nil {
+		return nil, err
+	}
+	if reason != nil && b.r.tip.state.Set != acc.before.Set {
+		acc.flags |= store.SoftFailed
+		b.r.logRefusal(e, "soft-failed", reason)
+	}
+	return b.add(ctx, e, acc)
+}
+
+func (r *room) logRefusal(e *event.Event, what string, reason error) {
+	r.s.Log.WithError(reason).WithField("room", r.key.ID).WithField("event", e.EventID()).Debug("Event " + what)
+}
+
+// known returns the row of an event id, nil when it has none.
+func (r *room) known(ctx context.Context, id string) (*store.Stored, error) {
+	if e := r.pendingByID(id); e != nil {
+		return e, nil
+	}
+	var e *store.Stored
+	err := r.s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		e, err = r.s.Store.EventByID(tx, id)
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err == nil && e.Room != r.key.NID {
+		return nil, fmt.Errorf("event %s belongs to another room", id)
+	}
+	return e, err
+}
+
+func (r *room) pendingByID(id string) *store.Stored {
+	r.pub.RLock()
+	defer r.pub.RUnlock()
+	for _, e := range r.pub.pending {
+		if e.ID == id {
+			return e
+		}
+	}
+	return nil
+}
+
+// citation is what the auth events that an event cites say about it.
+type citation struct {
+	nids   []int64
+	reason error // the event is to be rejected
+}
+
+// cited checks an event against the auth events that it cites itself.
+func (r *room) cited(ctx context.Context, e *event.Event) (citation, error) {
+	var c citation
+	ids := e.AuthRefs()
+	events := make([]*event.Event, 0, len(ids)+1)
+	for _, id := range ids {
+		a, err := r.known(ctx, id)
+		if err != nil {
+			return c, err
+		}
+		if a == nil {
+			return c, fmt.Errorf("%w: %s", errMissingAuth, id)
+		}
+		if a.Flags&store.Rejected != 0 && c.reason == nil {
+			c.reason = &NotAllowed{Reason: "the event cites a rejected auth event"}
+		}
+		c.nids = append(c.nids, a.NID)
+		events = append(events, a.Event)
+	}
+	if c.reason == nil {
+		c.reason = auth.CheckAuthEvents(e, events)
+	}
+	if r.key.Version.DomainlessRoomIDs && e.Type() != "m.room.create" {
+		create, err := r.known(ctx, e.CreateID())
+		if err != nil {
+			return c, err
+		}
+		if create == nil {
+			return c, fmt.Errorf("%w: %s", errMissingAuth, e.CreateID())
+		}
+		c.nids = append(c.nids, create.NID)
+		events = append(events, create.Event)
+	}
+	if c.reason == nil {
+		c.reason = auth.Check(e, auth.NewState(events))
+	}
+	return c, nil
+}
+
+// allowedAt checks an event against a state of the room.
+func (r *room) allowedAt(ctx context.Context, e *event.Event, set *state.Set) (reason error, st auth.State, err error) {
+	sel, err := r.selectAuth(ctx, set, auth.NeededForEvent(e))
+	if err != nil {
+		return nil, nil, err
+	}
+	return auth.Check(e, sel.state), sel.state, nil
+}
+
+// before returns the state before an event, from its prev events, and which of
+// those are not here.
+func (b *batch) before(ctx context.Context, e *event.Event, a admission) (*store.Ref, []string, error) {
+	r := b.r
+	prevs := e.PrevEventIDs()
+	if a.state == nil && r.follows(prevs) {
+		return r.tip.state, nil, nil
+	}
+	var refs []*store.Ref
+	var missing []string
+	for _, id := range prevs {
+		ref, err := b.afterID(ctx, id)
+		if err != nil {
+			return nil, nil, err
+		}
+		if ref == nil {
+			missing = append(missing, id)
+			continue
+		}
+		refs = append(refs, ref)
+	}
+	if a.state != nil && (a.gap || len(refs) == 0) {
+		refs = append(refs, a.state)
+	}
+	if len(missing) > 0 && a.state == nil && !a.gap {
+		return nil, missing, fmt.Errorf("%w: %d of %d", errMissingPrev, len(missing), len(prevs))
+	}
+	ref, err := b.merge(ctx, refs)
+	return ref, missing, err
+}
+
+// errMissingPrev is returned for an event whose prev events are not here.
+var errMissingPrev = errors.New("the event names prev events that are not here")
+
+// follows reports whether the prev events are exactly the forward extremities.
+func (r *room) follows(prevs []string) bool {
+	if len(prevs) != len(r.tip.extremities) {
+		return false
+	}
+	for _, x := range r.tip.extremities {
+		if !slices.Contains(prevs, x.id) {
+			return false
+		}
+	}
+	return true
+}
+
+// afterID returns the state after an event that is here with its state, else nil.
+func (b *batch) afterID(ctx context.Context, id string) (*store.Ref, error) {
+	r := b.r
+	for _, x := range r.tip.extremities {
+		if x.id == id {
+			return x.after, nil
+		}
+	}
+	e, err := r.known(ctx, id)
+	if err != nil || e == nil || e.Flags&store.Outlier != 0 {
+		return nil, err
+	}
+	before, err := r.set(ctx, e.State)
+	if err != nil {
+		return nil, err
+	}
+	return b.after(e, before)
+}
+
+// set returns a state set that may be queued and not yet written.
+func (r *room) set(ctx context.Context, nid int64) (*store.Ref, error) {
+	if nid == r.tip.state.NID {
+		return r.tip.state, nil
+	}
+	for _, x := range r.tip.extremities {
+		if x.after.NID == nid {
+			return x.after, nil
+		}
+	}
+	if err := r.drain(ctx); err != nil {
+		return nil, err
+	}
+	var ref *store.Ref
+	err := r.s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		ref, err = r.s.Store.Set(tx, nid)
+		return err
+	})
+	return ref, err
+}

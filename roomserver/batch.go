@@ -1,0 +1,532 @@
+package roomserver
+
+import (
+	"context"
+	"slices"
+
+	"knock/internal/sqldb"
+	"knock/internal/stream"
+	"knock/roomserver/auth"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
+)
+
+// batch is a change of one room that is written whole or not at all: one or
+// more events with everything that follows from them. It is filled under the
+// room's lock and then only read.
+type batch struct {
+	r       *room
+	baseRev int64
+	create  bool // the room's row is new
+	drafts  []*draft
+	sets    []*store.Ref
+	final   store.RoomRow
+	extra   []func(tx *sqldb.Tx) error // rows of the caller that do not depend on a position
+	written func(context.Context) error
+}
+
+// draft is one event of a batch.
+type draft struct {
+	stored  *store.Stored // Pos is set when it is written
+	data    []byte
+	place   bool // the event is here as an outlier and gets its place now
+	live    bool // it takes a position and is delivered
+	missing []string
+	txnKey  []byte
+	redacts string
+	view    *View // the room's state from this event on, when it changed; Pos is set when it is written
+	members []memberChange
+	servers []serverChange
+	targets []string // servers that it is sent to
+	writes  []func(tx *sqldb.Tx, pos int64) error
+	redact  *store.Stored // what it redacts
+}
+
+type memberChange struct {
+	user     string
+	nid      int64
+	from, to store.Membership
+	event    int64
+}
+
+type serverChange struct {
+	nid    int64
+	joined bool
+}
+
+// begin starts a batch on the room's tip. The caller holds the room's lock
+// until it has called enqueue.
+func (r *room) begin() *batch {
+	return &batch{r: r, baseRev: r.tip.rev}
+}
+
+// accepted says how an event enters a room.
+type acceptance struct {
+	before      *store.Ref
+	flags       store.Flags
+	auth        []int64
+	state       auth.State // for participants
+	device, txn string
+	txnKey      []byte
+	replaces    *store.Stored // the outlier row that the event has already
+	missing     []string      // prev events that are not here
+	targets     []string      // servers beyond those in the room, such as an invited user's
+	exclude     string        // a server that has the event already
+}
+
+// add takes an event into the batch and moves the tip over it. Rejected and
+// soft-failed events are stored and change nothing else.
+func (b *batch) add(ctx context.Context, e *event.Event, a acceptance) (*draft, error) {
+	r := b.r
+	d, err := b.draft(ctx, e, a)
+	if err != nil {
+		return nil, err
+	}
+	b.drafts = append(b.drafts, d)
+	r.remember(d.stored)
+	if !d.live {
+		return d, nil
+	}
+	after, err := b.after(d.stored, a.before)
+	if err != nil {
+		return nil, err
+	}
+	d.targets = r.receivers(a.targets, a.exclude, a.flags)
+	r.advance(e, d.stored.NID, after)
+	if err := b.settle(ctx, d); err != nil {
+		return nil, err
+	}
+	return d, b.prepare(ctx, d, a)
+}
+
+func (b *batch) draft(ctx context.Context, e *event.Event, a acceptance) (*draft, error) {
+	r := b.r
+	key, isState := e.Key()
+	texts := []string{e.Type(), e.Sender()}
+	nids, err := r.s.Store.Intern(ctx, texts...)
+	if err != nil {
+		return nil, err
+	}
+	row := store.Row{
+		Room: r.key.NID, ID: e.EventID(), Type: nids[0], Sender: nids[1], Depth: e.Depth(), TS: e.TS(),
+		Flags: a.flags, State: a.before.NID, Auth: a.auth,
+	}
+	if isState {
+		tuples, err := r.s.Store.InternTuples(ctx, []store.Tuple{{Type: e.Type(), Key: key}})
+		if err != nil {
+			return nil, err
+		}
+		row.Tuple = tuples[0]
+	}
+	d := &draft{missing: a.missing, txnKey: a.txnKey, live: a.flags&(store.Rejected|store.SoftFailed|store.Outlier|store.Backfilled) == 0}
+	if a.replaces != nil {
+		row.NID, d.place = a.replaces.NID, true
+	} else {
+		row.NID = r.s.db.NextID()
+	}
+	if d.live {
+		row.Ord, row.HasOrd = r.tip.ord, true
+		r.tip.ord += ordStep
+	}
+	d.stored = &store.Stored{Row: row, Event: e, Device: a.device, Txn: a.txn}
+	d.data = r.s.Store.Pack(e, a.device, a.txn)
+	return d, nil
+}
+
+// after returns the state after an event, making a new set when it is state.
+func (b *batch) after(e *store.Stored, before *store.Ref) (*store.Ref, error) {
+	if e.Tuple == 0 || e.Flags&store.Rejected != 0 {
+		return before, nil
+	}
+	set := before.Set.With(e.Tuple, e.NID)
+	if set == before.Set {
+		return before, nil
+	}
+	return b.extend(before, before.Set.With(e.Tuple, e.NID)), nil
+}
+
+// advance makes e a forward extremity in place of its prev events.
+func (r *room) advance(e *event.Event, nid int64, after *store.Ref) {
+	prevs := e.PrevEventIDs()
+	kept := slices.DeleteFunc(slices.Clone(r.tip.extremities), func(x extremity) bool {
+		return slices.Contains(prevs, x.id)
+	})
+	r.tip.extremities = append(kept, extremity{nid: nid, id: e.EventID(), depth: e.Depth(), after: after})
+}
+
+// settle computes the room's state from its forward extremities and what
+// changed by it.
+func (b *batch) settle(ctx context.Context, d *draft) error {
+	r := b.r
+	old := r.tip.state
+	next, err := b.resolve(ctx, r.tip.extremities)
+	if err != nil {
+		return err
+	}
+	if next == old {
+		return nil
+	}
+	changes, err := r.memberChanges(ctx, old, next)
+	if err != nil {
+		return err
+	}
+	r.tip.state = next
+	clear(r.auths)
+	for _, c := range changes {
+		if err := b.changeMember(ctx, d, c); err != nil {
+			return err
+		}
+	}
+	d.view = &View{State: next, Joined: r.tip.joined, Invited: r.tip.invited}
+	return nil
+}
+
+// changeMember applies one membership change to the tip.
+func (b *batch) changeMember(ctx context.Context, d *draft, c memberChange) error {
+	r := b.r
+	server := event.ServerOf(c.user)
+	was := r.tip.servers[server] > 0
+	r.tip.count(c.user, c.from, c.to)
+	d.members = append(d.members, c)
+	if is := r.tip.servers[server] > 0; is != was && server != r.s.ServerName {
+		nids, err := r.s.Store.Intern(ctx, server)
+		if err != nil {
+			return err
+		}
+		d.servers = append(d.servers, serverChange{nid: nids[0], joined: is})
+	}
+	return nil
+}
+
+// prepare asks the participants what they write with the event.
+func (b *batch) prepare(ctx context.Context, d *draft, a acceptance) error {
+	r := b.r
+	if d.stored.Event.Type() == "m.room.redaction" {
+		if err := b.prepareRedaction(ctx, d, a); err != nil {
+			return err
+		}
+	}
+	if len(r.s.Participants) == 0 {
+		return nil
+	}
+	accepted := &Accepted{
+		RoomID: r.key.ID, RoomNID: r.key.NID, EventNID: d.stored.NID, Event: d.stored.Event,
+		State: a.state, JoinedMembers: r.tip.joined,
+		IsLocalMember: func(user string) bool { return r.s.IsLocal(user) && r.s.Hub.IsJoined(user, r.key.ID) },
+	}
+	for _, p := range r.s.Participants {
+		if write := p.Prepare(accepted); write != nil {
+			d.writes = append(d.writes, write)
+		}
+	}
+	return nil
+}
+
+// receivers returns the servers that an event made here goes to: those that
+// were in the room before it, and the ones named besides.
+func (r *room) receivers(besides []string, exclude string, flags store.Flags) []string {
+	if flags&store.Outgoing == 0 {
+		return nil
+	}
+	var out []string
+	for server := range r.tip.servers {
+		if server != r.s.ServerName && server != exclude {
+			out = append(out, server)
+		}
+	}
+	for _, server := range besides {
+		if server != r.s.ServerName && server != exclude && !slices.Contains(out, server) {
+			out = append(out, server)
+		}
+	}
+	return out
+}
+
+// remember makes a queued event visible to this room's own lookups.
+func (r *room) remember(e *store.Stored) {
+	r.pub.Lock()
+	r.pub.pending[e.NID] = e
+	r.pub.Unlock()
+}
+
+// enqueue hands the batch to the writer. The caller then lets the room go and
+// waits.
+func (b *batch) enqueue() {
+	r := b.r
+	r.tip.rev = b.baseRev + 1
+	b.final = store.RoomRow{
+		NID: r.key.NID, Resident: r.tip.resident, Rev: r.tip.rev, State: r.tip.state.NID,
+	}
+	for _, x := range r.tip.extremities {
+		b.final.Extremities = append(b.final.Extremities, x.nid, x.after.NID)
+	}
+	r.pub.Lock()
+	r.pub.queued++
+	r.pub.Unlock()
+	b.written = r.s.db.Enqueue(&sqldb.Op{
+		Name: "room", Positions: b.positions(), Check: b.check, Write: b.write, Committed: b.committed,
+	})
+	r.last = b
+}
+
+// wait returns when the batch is committed, or has failed, or ctx ends. A
+// failure that nobody waited for shows at the next write, which then fails too.
+func (b *batch) wait(ctx context.Context) error {
+	err := b.written(ctx)
+	if err != nil && ctx.Err() == nil {
+		b.r.fail()
+	}
+	return err
+}
+
+// drain waits until everything queued for the room is written. The caller holds
+// the room's lock.
+func (r *room) drain(ctx context.Context) error {
+	if r.last == nil {
+		return nil
+	}
+	return r.last.written(ctx)
+}
+
+func (b *batch) positions() int {
+	n := 0
+	for _, d := range b.drafts {
+		if d.live {
+			n++
+		}
+	}
+	return n
+}
+
+// fail drops the handle: what it assumed did not come true.
+func (r *room) fail() {
+	r.broken.Store(true)
+	r.s.drop(r)
+}
+
+// roomRevs is what one transaction knows of the rooms it changes.
+type roomRevs map[int64]*roomRev
+
+type roomRev struct {
+	base, now int64
+	final     store.RoomRow
+	dirty     bool
+}
+
+func revsOf(tx *sqldb.Tx) roomRevs {
+	return tx.Scratch("roomserver.revs", func() any { return roomRevs{} }).(roomRevs)
+}
+
+func (b *batch) check(tx *sqldb.Tx) error {
+	if b.create {
+		return nil
+	}
+	revs := revsOf(tx)
+	rev := revs[b.r.key.NID]
+	if rev == nil {
+		n, err := b.r.s.Store.LockRoom(tx, b.r.key.NID)
+		if err != nil {
+			return err
+		}
+		rev = &roomRev{base: n, now: n}
+		revs[b.r.key.NID] = rev
+	}
+	if rev.now != b.baseRev {
+		return store.ErrRevision
+	}
+	rev.now++
+	return nil
+}
+
+func (b *batch) write(tx *sqldb.Tx, first int64) error {
+	st := b.r.s.Store
+	if err := b.writeRoom(tx); err != nil {
+		return err
+	}
+	for _, set := range b.sets {
+		st.InsertSet(tx, b.r.key.NID, set)
+	}
+	for _, fn := range b.extra {
+		if err := fn(tx); err != nil {
+			return err
+		}
+	}
+	pos := first
+	for _, d := range b.drafts {
+		if d.live {
+			d.stored.Pos = pos
+			pos++
+		}
+		if err := b.writeDraft(tx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeRoom writes the room's row, once a transaction for all its batches.
+func (b *batch) writeRoom(tx *sqldb.Tx) error {
+	st := b.r.s.Store
+	if b.create {
+		ok, err := st.InsertRoom(tx, b.r.key, b.final)
+		if err == nil && !ok {
+			err = store.ErrRevision
+		}
+		return err
+	}
+	rev := revsOf(tx)[b.r.key.NID]
+	rev.final = b.final
+	if rev.dirty {
+		return nil
+	}
+	rev.dirty = true
+	tx.BeforeCommit(func() error { return st.UpdateRoom(tx, rev.base, rev.final) })
+	return nil
+}
+
+func (b *batch) writeDraft(tx *sqldb.Tx, d *draft) error {
+	st, room, e := b.r.s.Store, b.r.key.NID, d.stored
+	if d.place {
+		if err := st.Place(tx, &e.Row); err != nil {
+			return err
+		}
+	} else {
+		st.Insert(tx, &e.Row, d.data)
+	}
+	for _, prev := range d.missing {
+		if err := st.AddMissing(tx, room, prev, e.NID); err != nil {
+			return err
+		}
+	}
+	if d.txnKey != nil {
+		st.InsertTxn(tx, d.txnKey, e.NID)
+	}
+	if d.redacts != "" {
+		st.AddRedaction(tx, room, d.redacts, e.NID)
+	}
+	if d.redact != nil {
+		redacted, err := st.Redact(tx, d.redact, e.NID)
+		if err != nil {
+			return err
+		}
+		d.redact = redacted
+	}
+	if d.view != nil {
+		st.LogState(tx, room, e.Pos, d.view.State)
+	}
+	if err := b.writeMembers(tx, d); err != nil {
+		return err
+	}
+	for _, write := range d.writes {
+		if err := write(tx, e.Pos); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *batch) writeMembers(tx *sqldb.Tx, d *draft) error {
+	st, room, pos := b.r.s.Store, b.r.key.NID, d.stored.Pos
+	for _, c := range d.members {
+		if c.to == store.NoMembership {
+			if err := st.DropMember(tx, room, c.nid); err != nil {
+				return err
+			}
+			continue
+		}
+		row := store.MemberRow{Room: room, User: c.nid, State: c.to, Local: b.r.s.IsLocal(c.user), Event: c.event, Pos: pos}
+		if err := st.PutMember(tx, row); err != nil {
+			return err
+		}
+	}
+	for _, c := range d.servers {
+		note := st.ServerLeft
+		if c.joined {
+			note = st.ServerJoined
+		}
+		if err := note(tx, room, c.nid, pos); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// committed publishes the batch. It runs on the writer's goroutine.
+func (b *batch) committed(int64) {
+	r, st := b.r, b.r.s.Store
+	if b.create {
+		st.KeepRoom(r.key)
+	}
+	for _, set := range b.sets {
+		st.KeepSet(set)
+	}
+	r.pub.Lock()
+	r.pub.queued--
+	for _, d := range b.drafts {
+		delete(r.pub.pending, d.stored.NID)
+		st.Keep(d.stored)
+		if d.redact != nil {
+			st.Keep(d.redact)
+			r.replaceInRing(d.redact)
+		}
+		if d.live {
+			r.publish(d)
+		}
+	}
+	r.pub.Unlock()
+	for _, d := range b.drafts {
+		if d.live {
+			b.notify(d)
+		}
+	}
+}
+
+// publish adds a delivered event to what readers see; pub is locked.
+func (r *room) publish(d *draft) {
+	if d.view != nil {
+		d.view.Pos = d.stored.Pos
+		r.pub.views = append(r.pub.views, *d.view)
+		if len(r.pub.views) > 2*viewsKept {
+			r.pub.views = slices.Clone(r.pub.views[viewsKept:])
+		}
+	}
+	r.pub.ring = append(r.pub.ring, d.stored)
+	if len(r.pub.ring) > 2*ringSize {
+		r.pub.from = r.pub.ring[ringSize-1].Pos
+		r.pub.ring = slices.Clone(r.pub.ring[ringSize:])
+	}
+}
+
+func (r *room) replaceInRing(e *store.Stored) {
+	for i, old := range r.pub.ring {
+		if old.NID == e.NID {
+			r.pub.ring[i] = e
+		}
+	}
+}
+
+// notify tells the hub and the federation sender of a delivered event.
+func (b *batch) notify(d *draft) {
+	r, hub, pos := b.r, b.r.s.Hub, d.stored.Pos
+	kind := stream.Timeline
+	for _, c := range d.members {
+		kind = stream.Membership
+		if r.s.IsLocal(c.user) && c.to == store.Join {
+			hub.SetJoined(c.user, r.key.ID, true)
+		}
+	}
+	hub.TouchTimeline(r.key.ID, pos)
+	for _, c := range d.members {
+		if !r.s.IsLocal(c.user) {
+			continue
+		}
+		hub.TouchUser(c.user, pos)
+		if c.from == store.Join && c.to != store.Join {
+			hub.SetJoined(c.user, r.key.ID, false)
+		}
+	}
+	hub.Emit(stream.Change{Pos: pos, Room: r.key.ID, EventNID: d.stored.NID, Kind: kind})
+	if r.s.Outbound != nil && len(d.targets) > 0 {
+		r.s.Outbound.Send(pos, r.key.ID, d.stored.Event, d.targets)
+	}
+}

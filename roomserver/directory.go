@@ -1,0 +1,84 @@
+package roomserver
+
+import (
+	"context"
+	"errors"
+
+	"knock/internal/sqldb"
+	"knock/roomserver/store"
+)
+
+// LocalAlias returns the row of an alias of this server, or ErrUnknownAlias.
+func (s *Server) LocalAlias(ctx context.Context, alias string) (a store.Alias, err error) {
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		a, err = s.Store.Alias(tx, alias)
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		err = ErrUnknownAlias
+	}
+	return a, err
+}
+
+// ResolveAlias returns the room of an alias and servers that may be in it.
+func (s *Server) ResolveAlias(ctx context.Context, alias string) (roomID string, servers []string, err error) {
+	if !s.IsLocal(alias) {
+		if s.Remote == nil {
+			return "", nil, ErrUnknownAlias
+		}
+		return s.Remote.Alias(ctx, serverOf(alias), alias)
+	}
+	a, err := s.LocalAlias(ctx, alias)
+	if err != nil {
+		return "", nil, err
+	}
+	servers = []string{s.ServerName}
+	if others, err := s.JoinedServers(ctx, a.RoomID); err == nil {
+		servers = append(servers, others...)
+	}
+	return a.RoomID, servers, nil
+}
+
+// AddAlias points a new alias of this server to a room.
+func (s *Server) AddAlias(ctx context.Context, a store.Alias) error {
+	if _, err := s.LocalAlias(ctx, a.Alias); err == nil {
+		return ErrAliasTaken
+	}
+	return s.db.Do(ctx, &sqldb.Op{Name: "alias", Write: func(tx *sqldb.Tx, _ int64) error { return s.insertAlias(tx, a) }})
+}
+
+// RemoveAlias deletes an alias of this server.
+func (s *Server) RemoveAlias(ctx context.Context, alias string) error {
+	return s.db.Do(ctx, &sqldb.Op{Name: "alias", Write: func(tx *sqldb.Tx, _ int64) error { return s.Store.DeleteAlias(tx, alias) }})
+}
+
+// Aliases returns the aliases of this server that point to a room.
+func (s *Server) Aliases(ctx context.Context, roomID string) (aliases []store.Alias, err error) {
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		aliases, err = s.Store.AliasesOf(tx, roomID)
+		return err
+	})
+	return aliases, err
+}
+
+// Publish puts a room into the public directory or takes it out.
+func (s *Server) Publish(ctx context.Context, roomID string, public bool) error {
+	key, err := s.Room(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	return s.db.Do(ctx, &sqldb.Op{Name: "publish", Write: func(tx *sqldb.Tx, _ int64) error { return s.Store.Publish(tx, key.NID, public) }})
+}
+
+// IsPublished reports whether a room is in the public directory.
+func (s *Server) IsPublished(ctx context.Context, roomID string) (public bool, err error) {
+	key, err := s.Room(ctx, roomID)
+	if err != nil {
+		return false, err
+	}
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		public, err = s.Store.IsPublished(tx, key.NID)
+		return err
+	})
+	return public, err
+}

@@ -1,0 +1,159 @@
+package roomserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"knock/internal/sqldb"
+	"knock/roomserver/auth"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
+)
+
+// inviteRemote invites a user of another server: the invite is built here,
+// signed there, and then enters the room.
+func (s *Server) inviteRemote(ctx context.Context, q SendRequest) (string, error) {
+	if s.Remote == nil {
+		return "", ErrNoRoute
+	}
+	r, err := s.handle(ctx, q.RoomID)
+	if err != nil {
+		return "", err
+	}
+	e, stripped, err := r.draftInvite(ctx, q)
+	if err != nil {
+		return "", err
+	}
+	server := serverOf(*q.StateKey)
+	raw, err := s.Remote.Invite(ctx, server, r.key.ID, e.EventID(), r.key.Version.ID, e.JSON(), stripped)
+	if err != nil {
+		return "", fmt.Errorf("invite through %s: %w", server, err)
+	}
+	signed, err := event.Parse(r.key.Version, raw)
+	if err != nil {
+		return "", fmt.Errorf("%s answered with a bad event: %w", server, err)
+	}
+	if signed.EventID() != e.EventID() {
+		return "", fmt.Errorf("%s answered with another event", server)
+	}
+	return e.EventID(), s.retry(ctx, func() error { return r.s.insertSigned(ctx, r.key, signed, server) })
+}
+
+// draftInvite builds and checks an invite without adding it to the room.
+func (r *room) draftInvite(ctx context.Context, q SendRequest) (*event.Event, []json.RawMessage, error) {
+	if err := r.s.intern(ctx, q); err != nil {
+		return nil, nil, err
+	}
+	if err := r.lock(); err != nil {
+		return nil, nil, err
+	}
+	defer r.mu.Unlock()
+	e, _, err := r.buildEvent(ctx, q)
+	if err != nil {
+		return nil, nil, err
+	}
+	stripped, err := r.inviteState(ctx, q.Sender)
+	return e, stripped, err
+}
+
+// strippedTypes is the state that is sent along with an invite or a knock
+// (client-server API, "Stripped state").
+var strippedTypes = []string{
+	"m.room.create", "m.room.name", "m.room.avatar", "m.room.topic", "m.room.join_rules", "m.room.canonical_alias", "m.room.encryption",
+}
+
+// inviteState returns the room's state for an invite as full signed PDUs
+// (server-server API, "Inviting to a room").
+func (r *room) inviteState(ctx context.Context, sender string) ([]json.RawMessage, error) {
+	tuples := make([]store.Tuple, 0, len(strippedTypes)+1)
+	for _, typ := range strippedTypes {
+		tuples = append(tuples, store.Tuple{Type: typ})
+	}
+	tuples = append(tuples, store.Tuple{Type: "m.room.member", Key: sender})
+	var out []json.RawMessage
+	for _, t := range tuples {
+		e, err := r.stateEvent(ctx, r.tip.state.Set, t)
+		if err != nil {
+			return nil, err
+		}
+		if e != nil {
+			out = append(out, e.Event.JSON())
+		}
+	}
+	return out, nil
+}
+
+// insertSigned takes an event that was built here and signed elsewhere.
+func (s *Server) insertSigned(ctx context.Context, key store.RoomKey, e *event.Event, exclude string) error {
+	r, err := s.handleOf(ctx, key)
+	if err != nil {
+		return err
+	}
+	if err := r.lock(); err != nil {
+		return err
+	}
+	b := r.begin()
+	d, err := b.admit(ctx, e, admission{flags: store.Outgoing, exclude: exclude})
+	if err != nil || d == nil {
+		err = r.abandon(b, err)
+		r.mu.Unlock()
+		return err
+	}
+	b.enqueue()
+	r.mu.Unlock()
+	if err := b.wait(ctx); err != nil {
+		return err
+	}
+	if d.stored.Flags&(store.Rejected|store.SoftFailed) != 0 {
+		return &NotAllowed{Reason: "the room changed meanwhile and refuses the event"}
+	}
+	return nil
+}
+
+// Stripped returns the state that a local user sees of a room to which they are
+// invited or on which they knock, in the client's stripped format with their own
+// member event.
+func (s *Server) Stripped(tx *sqldb.Tx, m store.MemberRow) ([]json.RawMessage, error) {
+	member, err := s.Store.Event(tx, m.Event)
+	if err != nil {
+		return nil, err
+	}
+	own := json.RawMessage(member.Event.AppendStripped(nil))
+	data, err := s.Store.Stripped(tx, m.Event)
+	if err == nil {
+		var list []json.RawMessage
+		if err := json.Unmarshal(data, &list); err != nil {
+			return nil, fmt.Errorf("stripped state of event %d: %w", m.Event, err)
+		}
+		return append(list, own), nil
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	before, err := s.Store.Set(tx, member.State)
+	if err != nil {
+		return nil, err
+	}
+	var list []json.RawMessage
+	for _, typ := range strippedTypes {
+		e, err := s.stateEvent(tx, before, typ, "")
+		if err != nil {
+			return nil, err
+		}
+		if e != nil {
+			list = append(list, e.Event.AppendStripped(nil))
+		}
+	}
+	if auth.Membership(member.Event) == auth.Invite {
+		inviter, err := s.stateEvent(tx, before, "m.room.member", member.Event.Sender())
+		if err != nil {
+			return nil, err
+		}
+		if inviter != nil {
+			list = append(list, inviter.Event.AppendStripped(nil))
+		}
+	}
+	return append(list, own), nil
+}

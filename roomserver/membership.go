@@ -1,0 +1,65 @@
+package roomserver
+
+import (
+	"context"
+	"errors"
+
+	"knock/internal/sqldb"
+	"knock/roomserver/auth"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
+)
+
+// SetMembership changes a membership in a room that this server is in. An
+// invite of another server's user is signed by that server first.
+func (s *Server) SetMembership(ctx context.Context, q MembershipRequest) (string, error) {
+	content, err := s.memberContent(ctx, q.Target, q)
+	if err != nil {
+		return "", err
+	}
+	send := SendRequest{
+		RoomID: q.RoomID, Sender: q.Sender, Type: "m.room.member", StateKey: &q.Target, Content: content,
+		Device: q.Device, TxnID: q.TxnID, Path: "membership",
+	}
+	if q.Membership == auth.Invite && !s.IsLocal(q.Target) {
+		return s.inviteRemote(ctx, send)
+	}
+	return s.Send(ctx, send)
+}
+
+// Forget hides a room that a local user has left (POST /rooms/{roomId}/forget).
+func (s *Server) Forget(ctx context.Context, roomID, userID string) error {
+	m, err := s.Membership(ctx, roomID, userID)
+	if err != nil {
+		return err
+	}
+	if m.State == store.NoMembership {
+		return ErrUnknownRoom
+	}
+	if m.State != store.Leave && m.State != store.Ban {
+		return ErrBadRequest
+	}
+	return s.db.Do(ctx, &sqldb.Op{
+		Name: "forget", Positions: 1,
+		Write:     func(tx *sqldb.Tx, pos int64) error { return s.Store.ForgetRoom(tx, m.Room, m.User, pos) },
+		Committed: func(pos int64) { s.Hub.TouchUser(userID, pos) },
+	})
+}
+
+// IsResident reports whether this server is in a room, so that it can act there
+// without asking another server.
+func (s *Server) IsResident(ctx context.Context, roomID string) (bool, error) {
+	r, err := s.handle(ctx, roomID)
+	if errors.Is(err, ErrUnknownRoom) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tip.resident && r.tip.servers[s.ServerName] > 0, nil
+}
+
+// serverOf returns the server part of an id.
+func serverOf(id string) string { return event.ServerOf(id) }

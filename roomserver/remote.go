@@ -1,0 +1,38 @@
+package roomserver
+
+import (
+	"context"
+	"encoding/json"
+)
+
+// Remote is what roomserver asks of other servers; the federation client
+// implements it. Answers are untrusted JSON, bounded in size.
+type Remote interface {
+	// Make asks for a template of a membership event: kind is "join", "leave" or
+	// "knock"; versions are the room versions supported, for joins and knocks.
+	Make(ctx context.Context, kind, server, roomID, userID string, versions []string) (version string, template json.RawMessage, err error)
+	// SendJoin sends a signed join; state and auth events come one by one.
+	SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, into JoinSink) error
+	// SendLeave sends a signed leave.
+	SendLeave(ctx context.Context, server, roomID, eventID string, e json.RawMessage) error
+	// SendKnock sends a signed knock and returns the room's stripped state.
+	SendKnock(ctx context.Context, server, roomID, eventID string, e json.RawMessage) (stripped []json.RawMessage, err error)
+	// Invite asks the invited user's server to sign an invite and returns it signed.
+	Invite(ctx context.Context, server, roomID, eventID, version string, e json.RawMessage, stripped []json.RawMessage) (json.RawMessage, error)
+
+	Event(ctx context.Context, server, eventID string) (json.RawMessage, error)
+	EventAuth(ctx context.Context, server, roomID, eventID string) ([]json.RawMessage, error)
+	MissingEvents(ctx context.Context, server, roomID string, earliest, latest []string, limit int, minDepth int64) ([]json.RawMessage, error)
+	StateIDs(ctx context.Context, server, roomID, eventID string) (state, auth []string, err error)
+	State(ctx context.Context, server, roomID, eventID string) (state, auth []json.RawMessage, err error)
+	Backfill(ctx context.Context, server, roomID string, from []string, limit int) ([]json.RawMessage, error)
+	Alias(ctx context.Context, server, alias string) (roomID string, servers []string, err error)
+}
+
+// JoinSink takes the answer of send_join as it is read.
+type JoinSink struct {
+	State func(raw json.RawMessage) error
+	Auth  func(raw json.RawMessage) error
+	// Event is the join as the resident server signed it, where it did.
+	Event func(raw json.RawMessage) error
+}

@@ -1,0 +1,217 @@
+// Package roomserver owns rooms: it is the only writer of events, state and
+// memberships. Each room has a handle that holds its newest state in memory,
+// builds or checks an event, and hands it to the database's writer; everybody
+// else sees the event once it is committed and published.
+package roomserver
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"knock/internal/clock"
+	"knock/internal/sqldb"
+	"knock/internal/stream"
+	"knock/roomserver/auth"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
+)
+
+// Options configure a Server. Remote, Verifier, Outbound and Profiles may be
+// nil on a node without federation or accounts.
+type Options struct {
+	ServerName   string
+	Signer       event.Signer
+	Store        *store.Store
+	Hub          *stream.Hub
+	Remote       Remote
+	Verifier     Verifier
+	Outbound     Outbound
+	Profiles     Profiles
+	Participants []Participant
+	Log          *logrus.Entry
+	Clock        clock.Clock
+	// DefaultVersion is the room version of new rooms.
+	DefaultVersion string
+}
+
+// Accepted is an event that passed every check and is about to be written. The
+// functions answer for the state before the event.
+type Accepted struct {
+	RoomID            string
+	RoomNID, EventNID int64
+	Event             *event.Event
+	State             auth.State // holds at least the create and power levels events and the sender's and target's memberships
+	JoinedMembers     int
+	IsLocalMember     func(userID string) bool
+}
+
+// Participant writes rows of its own in the transaction of an event.
+type Participant interface {
+	// Load is called when a room is loaded, before its first Prepare.
+	Load(ctx context.Context, roomNID int64) error
+	// Prepare thinks, under the room's lock and in the order of events. What it
+	// returns only executes, in the writer; nil when there is nothing to write.
+	Prepare(a *Accepted) func(tx *sqldb.Tx, pos int64) error
+	// Forget drops what Prepare assumed, after a write of the room failed.
+	Forget(roomNID int64)
+}
+
+// Outbound hears of committed events that go to other servers. It must not block.
+type Outbound interface {
+	Send(pos int64, roomID string, e *event.Event, servers []string)
+}
+
+// Profiles tells what a local user's member events say about them.
+type Profiles interface {
+	MemberProfile(ctx context.Context, userID string) (displayName, avatarURL string, err error)
+}
+
+// Verifier checks the signatures of events from other servers: one error, or
+// nil, for each event.
+type Verifier interface {
+	VerifyEvents(ctx context.Context, events []*event.Event) []error
+}
+
+// Server is the room server.
+type Server struct {
+	Options
+	db *sqldb.DB
+
+	mu      sync.Mutex
+	rooms   map[int64]*room
+	used    uint64 // counts uses, to evict the longest unused handle
+	loading map[int64]*loading
+	invites sync.Mutex // guards the creation of rows of rooms that are not resident
+}
+
+type loading struct {
+	done chan struct{}
+	r    *room
+	err  error
+}
+
+// maxHandles bounds the rooms that are held in memory.
+const maxHandles = 10_000
+
+// New returns a server over an open store. Start must be called before use.
+func New(o Options) *Server {
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Log == nil {
+		o.Log = logrus.NewEntry(logrus.StandardLogger())
+	}
+	if o.DefaultVersion == "" {
+		o.DefaultVersion = event.DefaultVersion
+	}
+	return &Server{Options: o, db: o.Store.DB, rooms: map[int64]*room{}, loading: map[int64]*loading{}}
+}
+
+// Start loads the index of who is in which room.
+func (s *Server) Start(ctx context.Context) error {
+	return s.Store.EachLocalJoined(ctx, func(room, user string) { s.Hub.SetJoined(user, room, true) })
+}
+
+// IsLocal reports whether a user, alias or other id belongs to this server.
+func (s *Server) IsLocal(id string) bool { return event.ServerOf(id) == s.ServerName }
+
+// handle returns the room's handle, loading it when it is not in memory.
+func (s *Server) handle(ctx context.Context, roomID string) (*room, error) {
+	key, err := s.Store.Room(ctx, roomID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, ErrUnknownRoom
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.handleOf(ctx, key)
+}
+
+func (s *Server) handleOf(ctx context.Context, key store.RoomKey) (*room, error) {
+	s.mu.Lock()
+	if r := s.rooms[key.NID]; r != nil {
+		s.used++
+		r.used = s.used
+		s.mu.Unlock()
+		return r, nil
+	}
+	if l := s.loading[key.NID]; l != nil {
+		s.mu.Unlock()
+		select {
+		case <-l.done:
+			return l.r, l.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	l := &loading{done: make(chan struct{})}
+	s.loading[key.NID] = l
+	s.mu.Unlock()
+
+	l.r, l.err = s.load(context.WithoutCancel(ctx), key)
+	s.mu.Lock()
+	delete(s.loading, key.NID)
+	if l.err == nil {
+		s.keepLocked(l.r)
+	}
+	s.mu.Unlock()
+	close(l.done)
+	return l.r, l.err
+}
+
+// keepLocked adds a handle and evicts idle ones beyond the bound.
+func (s *Server) keepLocked(r *room) {
+	s.used++
+	r.used = s.used
+	s.rooms[r.key.NID] = r
+	for len(s.rooms) > maxHandles {
+		var oldest *room
+		for _, c := range s.rooms { // a sample: maps iterate in random order
+			if oldest == nil || c.used < oldest.used {
+				oldest = c
+			}
+			if s.used-oldest.used > maxHandles/2 {
+				break
+			}
+		}
+		if oldest.busy() {
+			return
+		}
+		delete(s.rooms, oldest.key.NID)
+	}
+}
+
+// drop forgets a handle whose write failed; the next use loads the room anew.
+func (s *Server) drop(r *room) {
+	s.mu.Lock()
+	if s.rooms[r.key.NID] == r {
+		delete(s.rooms, r.key.NID)
+	}
+	s.mu.Unlock()
+	for _, p := range s.Participants {
+		p.Forget(r.key.NID)
+	}
+}
+
+const maxRetries = 6
+
+// retry runs fn again, with jitter, while it fails because the room changed
+// under its handle.
+func (s *Server) retry(ctx context.Context, fn func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := fn()
+		if !errors.Is(err, store.ErrRevision) || attempt == maxRetries {
+			return err
+		}
+		select {
+		case <-time.After(rand.N(time.Duration(attempt) * 10 * time.Millisecond)):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
