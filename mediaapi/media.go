@@ -144,7 +144,9 @@ type Usage struct {
 }
 
 // Usage returns what a user has stored, for quotas.
-func (m *Media) Usage(ctx context.Context, user string) (Usage, error) { return m.store.usage(ctx, user) }
+func (m *Media) Usage(ctx context.Context, user string) (Usage, error) {
+	return m.store.usage(ctx, user)
+}
 
 func (m *Media) now() int64 { return m.o.Clock.Millis() }
 

@@ -39,6 +39,8 @@ func (m *metrics) collected(files int, bytes int64) {
 	m.sweptBytes.Add(float64(bytes))
 }
 
-func (m *metrics) served(d door, kind string)          { m.requests.WithLabelValues(d.String(), kind).Inc() }
-func (m *metrics) fetched(outcome string)              { m.fetches.WithLabelValues(outcome).Inc() }
-func (m *metrics) rendered(outcome string, images int) { m.thumbnails.WithLabelValues(outcome).Add(float64(images)) }
+func (m *metrics) served(d door, kind string) { m.requests.WithLabelValues(d.String(), kind).Inc() }
+func (m *metrics) fetched(outcome string)     { m.fetches.WithLabelValues(outcome).Inc() }
+func (m *metrics) rendered(outcome string, images int) {
+	m.thumbnails.WithLabelValues(outcome).Add(float64(images))
+}

@@ -16,7 +16,7 @@ var (
 		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`)
 	selectImage = sqldb.Register("media.image",
 		`SELECT content_type, width, height, orientation, animated, memory FROM media_images WHERE hash = $1`)
-	spoilImage = sqldb.Register("media.spoilImage", `UPDATE media_images SET content_type = $2 WHERE hash = $1`)
+	spoilImage  = sqldb.Register("media.spoilImage", `UPDATE media_images SET content_type = $2 WHERE hash = $1`)
 	deleteImage = sqldb.Register("media.deleteImage", `DELETE FROM media_images WHERE hash = $1`)
 	insertThumb = sqldb.Register("media.insertThumbnail", `INSERT INTO media_thumbnails
 		(hash, width, height, crop, thumb, size, content_type)

@@ -43,7 +43,7 @@ var (
 // choose snaps what is asked for up to a size that is made. Nil is the original: where the image is not larger than
 // what is asked for, or no thumbnail is large enough.
 func choose(w want, info thumb.Info) *thumb.Size {
-	if w.animated && info.Animated && info.Width <= w.width && info.Height <= w.height {
+	if info.Width <= w.width && info.Height <= w.height && (w.animated || !info.Animated) {
 		return nil
 	}
 	best := &larger[len(larger)-1]
