@@ -154,6 +154,7 @@ func defaultClasses() map[string]Class {
 		"create":    {PerSecond: 0.5, Burst: 10},
 		"media":     {PerSecond: 10, Burst: 100},
 		"upload":    {PerSecond: 2, Burst: 30},
+		"profile":   {PerSecond: 1, Burst: 20},
 		"directory": {PerSecond: 2, Burst: 30},
 		"ephemeral": {PerSecond: 10, Burst: 60},
 		"keys":      {PerSecond: 10, Burst: 100},

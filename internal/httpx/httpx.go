@@ -74,6 +74,7 @@ type Route struct {
 	OptionalBody bool   // an empty body reads as {}
 	Spec         string // section of the specification or MSC
 	Hot          bool   // matched before the others
+	Waits        bool   // a long poll: its context ends as soon as the node begins to stop
 }
 
 // DefaultMaxBody is how much of a body is read when the route says nothing else: an event's size.
@@ -89,6 +90,7 @@ type Hooks struct {
 	// RateLimit returns an error when caller (or ip, for those without an account) did too much of class.
 	RateLimit func(class string, caller Caller, ip string) *matrixerr.Error
 
+	Closing        context.Context       // ends when the node begins to stop; nil: never
 	TrustedProxies []netip.Prefix        // peers whose X-Forwarded-For is believed
 	Log            *logrus.Entry         // nil: silent
 	Registerer     prometheus.Registerer // nil: no metrics

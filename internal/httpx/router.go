@@ -166,7 +166,19 @@ func (rt *Router) call(r *Request) (any, error) {
 			return nil, e
 		}
 	}
-	return r.route.Handler(r.Context(), r)
+	ctx, done := rt.context(r)
+	defer done()
+	return r.route.Handler(ctx, r)
+}
+
+// context is the handler's: a long poll must not keep a node from stopping.
+func (rt *Router) context(r *Request) (context.Context, func()) {
+	if !r.route.Waits || rt.hooks.Closing == nil {
+		return r.Context(), func() {}
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	stop := context.AfterFunc(rt.hooks.Closing, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 func unescape(vars map[string]string) (map[string]string, error) {

@@ -1,0 +1,91 @@
+// Package clientapi owns the Client-Server door as a whole: who a caller is, how often one may call, what the server
+// says about itself, and which subpackage serves what. The handlers by noun are in its subpackages.
+package clientapi
+
+import (
+	"context"
+	"net/http"
+
+	"knock/internal/account"
+	"knock/internal/httpx"
+	"knock/internal/limits"
+	"knock/internal/matrixerr"
+)
+
+// Options are what the server says about itself.
+type Options struct {
+	PublicBaseURL  string // of the client API, for /.well-known/matrix/client; "" serves none
+	DelegatedTo    string // host:port of federation, for /.well-known/matrix/server; "" serves none
+	SupportEmail   string
+	SupportUser    string
+	SupportPage    string
+	RoomVersions   []string
+	DefaultVersion string
+	Features       []string // unstable features that are served, such as org.matrix.msc4222
+}
+
+// API serves what belongs to no noun.
+type API struct{ o Options }
+
+// New makes an API.
+func New(o Options) *API { return &API{o} }
+
+// Door is a part that serves endpoints.
+type Door interface{ Routes() []httpx.Route }
+
+// Assemble joins the route tables of doors; nil doors are left out.
+func Assemble(doors ...Door) []httpx.Route {
+	var all []httpx.Route
+	for _, d := range doors {
+		if d != nil {
+			all = append(all, d.Routes()...)
+		}
+	}
+	return all
+}
+
+// Authenticate makes the router's hook from the accounts.
+func Authenticate(accounts *account.Service) func(context.Context, string, *httpx.Request) (httpx.Caller, error) {
+	return func(ctx context.Context, token string, r *httpx.Request) (httpx.Caller, error) {
+		id, err := accounts.Authenticate(ctx, token, r.ClientIP())
+		if err != nil {
+			return httpx.Caller{}, err
+		}
+		return httpx.Caller{UserID: id.UserID, DeviceID: id.DeviceID, Session: id.Session, Guest: id.Guest, Admin: id.Admin}, nil
+	}
+}
+
+// RateLimit makes the router's hook from a limiter: by user, or by address for callers without an account.
+func RateLimit(l *limits.Limiter) func(class string, caller httpx.Caller, ip string) *matrixerr.Error {
+	return func(class string, caller httpx.Caller, ip string) *matrixerr.Error {
+		switch {
+		case caller.UserID != "":
+			return l.Allow(class, caller.UserID)
+		case caller.Origin != "":
+			return l.Allow(class, caller.Origin)
+		}
+		return l.Allow(class, ip)
+	}
+}
+
+// Routes are the rows about the server itself.
+func (a *API) Routes() []httpx.Route {
+	rows := []httpx.Route{
+		{Method: http.MethodGet, Path: "/_matrix/client/versions", Handler: a.versions, Auth: httpx.AuthNone, Spec: "API Versions"},
+		{Method: http.MethodGet, Path: "/_matrix/client/v3/capabilities", Handler: a.capabilities, Auth: httpx.AuthGuestOK, Spec: "Capabilities negotiation"},
+	}
+	wellKnown := func(name string, body any) {
+		rows = append(rows, httpx.Route{Method: http.MethodGet, Path: "/.well-known/matrix/" + name, Spec: "Server Discovery",
+			Handler: func(context.Context, *httpx.Request) (any, error) { return body, nil }})
+	}
+	if a.o.PublicBaseURL != "" {
+		wellKnown("client", clientDiscovery(a.o))
+	}
+	if a.o.DelegatedTo != "" {
+		wellKnown("server", map[string]any{"m.server": a.o.DelegatedTo})
+	}
+	if s := support(a.o); s != nil {
+		wellKnown("support", s)
+	}
+	return rows
+}

@@ -1,0 +1,163 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"knock/config"
+	"knock/internal/account"
+	"knock/internal/matrixerr"
+)
+
+// Command is one thing that the command line asks of a node: of the running one through a socket in the data
+// directory, which only its owner can open, or of one opened for the purpose.
+type Command struct {
+	Do       string        `json:"do"` // "user add", "user passwd", "user deactivate", "token create"
+	User     string        `json:"user,omitempty"`
+	Password string        `json:"password,omitempty"`
+	Admin    bool          `json:"admin,omitempty"`
+	Erase    bool          `json:"erase,omitempty"`
+	Token    string        `json:"token,omitempty"`
+	Uses     *int64        `json:"uses,omitempty"`
+	Lifetime time.Duration `json:"lifetime,omitempty"`
+}
+
+// Result is what a command made: a user id or a registration token.
+type Result struct {
+	Made string `json:"made"`
+}
+
+// Execute does one command.
+func (n *Node) Execute(ctx context.Context, c Command) (Result, error) {
+	accounts := n.parts.account
+	switch c.Do {
+	case "user add":
+		login, err := accounts.CreateUser(ctx, account.NewUser{Username: c.User, Password: c.Password, Admin: c.Admin})
+		if err != nil {
+			return Result{}, err
+		}
+		return Result{login.UserID}, nil
+	case "user passwd":
+		user := n.userID(c.User)
+		return Result{user}, accounts.SetPassword(ctx, user, c.Password, true, 0)
+	case "user deactivate":
+		user := n.userID(c.User)
+		return Result{user}, accounts.Deactivate(ctx, user, c.Erase)
+	case "token create":
+		t := account.RegistrationToken{Token: c.Token, UsesAllowed: c.Uses}
+		if c.Lifetime > 0 {
+			t.Expires = time.Now().Add(c.Lifetime)
+		}
+		token, err := accounts.CreateRegistrationToken(ctx, t)
+		return Result{token}, err
+	}
+	return Result{}, matrixerr.Unrecognized(http.StatusNotFound)
+}
+
+// userID completes a localpart.
+func (n *Node) userID(user string) string {
+	if user != "" && user[0] == '@' {
+		return user
+	}
+	return "@" + user + ":" + n.cfg.ServerName
+}
+
+func socketPath(cfg *config.Config) string { return filepath.Join(cfg.DataDir, "control.sock") }
+
+// control listens for commands. A path that is too long for a socket leaves the node without one.
+func (n *Node) control() component {
+	return component{"control", func(ctx context.Context) error {
+		path := socketPath(n.cfg)
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			n.log.WithError(err).Warn("no control socket: stop the node to use the user and token commands")
+			<-ctx.Done()
+			return nil
+		}
+		if err := os.Chmod(path, 0o600); err != nil {
+			return errors.Join(err, l.Close())
+		}
+		s := &server{name: "control", l: l}
+		return s.serve(ctx, http.HandlerFunc(n.serveCommand), n.log)
+	}}
+}
+
+func (n *Node) serveCommand(w http.ResponseWriter, r *http.Request) {
+	var c Command
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&c)
+	var result Result
+	if err == nil {
+		result, err = n.Execute(r.Context(), c)
+	}
+	var body any = result
+	if err != nil {
+		e := matrixerr.From(err)
+		w.WriteHeader(e.HTTP)
+		body = e
+	}
+	_ = json.NewEncoder(w).Encode(body) // the command was ended
+}
+
+// Send does a command on the node that runs with cfg, or on one opened for it when none runs.
+func Send(ctx context.Context, cfg *config.Config, o Options, c Command) (Result, error) {
+	result, err := sendToRunning(ctx, cfg, c)
+	if !isNotRunning(err) {
+		return result, err
+	}
+	o.Offline = true
+	n, err := New(ctx, cfg, o)
+	if err != nil {
+		return Result{}, err
+	}
+	result, err = n.Execute(ctx, c)
+	return result, errors.Join(err, n.Close())
+}
+
+// isNotRunning says that nobody answered on the socket.
+func isNotRunning(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+func sendToRunning(ctx context.Context, cfg *config.Config, c Command) (result Result, err error) {
+	body, err := json.Marshal(c)
+	if err != nil {
+		return result, err
+	}
+	var d net.Dialer
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return d.DialContext(ctx, "unix", socketPath(cfg))
+	}}, Timeout: time.Minute}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://control/", bytes.NewReader(body))
+	if err != nil {
+		return result, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return result, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return result, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		var e struct{ Errcode, Error string }
+		_ = json.Unmarshal(answer, &e) // an answer that is no error object is shown by its status
+		return result, fmt.Errorf("%s: %s", e.Errcode, e.Error)
+	}
+	return result, json.Unmarshal(answer, &result)
+}

@@ -1,0 +1,84 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Run serves until ctx ends or a part fails. Then it stops in order: no new requests, accepted ones finish and
+// waiting syncs end; the parts put down what they hold; the writer drains and the database closes.
+func (n *Node) Run(ctx context.Context) (err error) {
+	defer func() {
+		if closeErr := n.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	if err := n.startParts(ctx); err != nil {
+		return err
+	}
+	background, stopParts := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopParts()
+	failed, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+
+	var parts, doors errgroup.Group
+	for _, c := range n.components() {
+		parts.Go(func() error { return guard(background, fail, c) })
+	}
+	for _, c := range n.doors() {
+		doors.Go(func() error { return guard(failed, fail, c) })
+	}
+	n.ready.Store(true)
+	n.log.WithField("server_name", n.cfg.ServerName).WithField("client", n.ClientAddress()).
+		WithField("federation", n.FederationAddress()).WithField("metrics", n.OperatorsAddress()).Info("serving")
+
+	if n.cfg.Registration.Mode == "open" && n.client.public() {
+		n.log.Warn("registration.mode is open on an address that others can reach: anybody can make accounts here")
+	}
+
+	<-failed.Done()
+	n.ready.Store(false)
+	n.log.Info("stopping")
+	n.close()
+	doorErr := doors.Wait()
+	stopParts()
+	if err := parts.Wait(); err != nil {
+		return err
+	}
+	return doorErr
+}
+
+// guard runs a component; when it ends before its time, the node stops.
+func guard(ctx context.Context, fail context.CancelCauseFunc, c component) error {
+	err := c.run(ctx)
+	if ctx.Err() != nil && (err == nil || err == ctx.Err()) {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("ended without a reason")
+	}
+	err = fmt.Errorf("%s: %w", c.name, err)
+	fail(err)
+	return err
+}
+
+// doors are the listeners.
+func (n *Node) doors() []component {
+	var list []component
+	log := n.logs.Component("http")
+	if n.client != nil {
+		h := n.clientHandler()
+		list = append(list, component{"client", func(ctx context.Context) error { return n.client.serve(ctx, h, log) }})
+	}
+	if n.federation != nil {
+		h := n.federationHandler()
+		list = append(list, component{"federation", func(ctx context.Context) error { return n.federation.serve(ctx, h, log) }})
+	}
+	if n.operators != nil {
+		h := n.operatorsHandler()
+		list = append(list, component{"metrics", func(ctx context.Context) error { return n.operators.serve(ctx, h, log) }})
+	}
+	return append(list, n.control())
+}
