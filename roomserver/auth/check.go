@@ -20,14 +20,14 @@ type check struct {
 // Check applies the authorisation rules of the event's room version against the state. It returns *NotAllowed on
 // refusal. The rule about the event's list of auth events is CheckAuthEvents.
 func Check(e *event.Event, s State) error {
-	if e.Type() == typeCreate {
-		return checkCreate(e)
-	}
 	return CheckParsed(e, s, parsedOf(s))
 }
 
 // CheckParsed is Check for callers that keep what Parse returned for the state.
 func CheckParsed(e *event.Event, s State, p *Parsed) error {
+	if e.Oversized() {
+		return refuse("an id, the type or the state key is over 255 bytes")
+	}
 	if e.Type() == typeCreate {
 		return checkCreate(e)
 	}
