@@ -66,30 +66,3 @@ func build(t testing.TB, v *Version, typ string, key *string, content string) *E
 	}
 	return e
 }
-
-func TestBuildParseStored(t *testing.T) {
-	for _, id := range Versions() {
-		v := version(t, id)
-		for _, e := range []*Event{
-			build(t, v, "m.room.message", nil, `{"msgtype":"m.text","body":"a \u0000 \" \\ \/ é"}`),
-			build(t, v, "m.room.create", ptr(""), `{"room_version":"`+id+`","creator":"@alice:domain"}`),
-		} {
-			p, err := Parse(v, e.JSON())
-			if err != nil {
-				t.Fatalf("version %s: %v", id, err)
-			}
-			s, err := FromStored(v, e.EventID(), e.JSON())
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, got := range []*Event{p, s} {
-				if got.EventID() != e.EventID() || got.Room() != e.Room() || got.Redacted() {
-					t.Errorf("version %s: id %q room %q redacted %v", id, got.EventID(), got.Room(), got.Redacted())
-				}
-				if err := got.VerifySignature("domain", "ed25519:1", public(specSigner(t))); err != nil {
-					t.Errorf("version %s: %v", id, err)
-				}
-			}
-		}
-	}
-}

@@ -41,6 +41,11 @@ func fieldsOf(dst []field, b []byte) ([]field, bool) {
 func lookup(b []byte, key string) []byte {
 	var buf [16]field
 	list, _ := fieldsOf(buf[:0], b)
+	return find(b, list, key)
+}
+
+// find is lookup among members already known.
+func find(b []byte, list []field, key string) []byte {
 	for _, f := range list {
 		if keyIs(b[f.name:f.nameTo], key) {
 			return b[f.val:f.end]
@@ -76,6 +81,9 @@ func stringValue(val []byte) (string, bool) {
 
 // skipValue returns the offset after the value at i, or -1.
 func skipValue(b []byte, i int) int {
+	if i >= len(b) {
+		return -1
+	}
 	switch b[i] {
 	case '"':
 		return skipString(b, i)

@@ -1,9 +1,9 @@
 package event
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
+	"strings"
 	"sync"
 )
 
@@ -67,21 +67,12 @@ func (v *Version) encoding() *base64.Encoding {
 	return base64.RawURLEncoding
 }
 
-// decodeBase64 accepts both alphabets, with or without padding, as the appendices
-// recommend.
-func decodeBase64(s string) ([]byte, error) {
-	b := bytes.TrimRight([]byte(s), "=")
-	for i, c := range b {
-		switch c {
-		case '-':
-			b[i] = '+'
-		case '_':
-			b[i] = '/'
-		}
+// decodeBase64 appends what s encodes, in either alphabet, with or without padding,
+// as the appendices recommend.
+func decodeBase64(dst []byte, s string) ([]byte, error) {
+	s = strings.TrimRight(s, "=")
+	if strings.ContainsAny(s, "-_") {
+		return base64.RawURLEncoding.AppendDecode(dst, []byte(s))
 	}
-	n, err := base64.RawStdEncoding.Decode(b, b)
-	if err != nil {
-		return nil, err
-	}
-	return b[:n], nil
+	return base64.RawStdEncoding.AppendDecode(dst, []byte(s))
 }

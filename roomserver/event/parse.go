@@ -87,7 +87,7 @@ func FromStored(v *Version, id string, canonical []byte) (*Event, error) {
 	if !ok {
 		return nil, &ParseError{Err: ErrSyntax}
 	}
-	e := &Event{v: v, json: canonical, id: id}
+	e := &Event{v: v, json: canonical[:len(canonical):len(canonical)]}
 	if err := e.read(list, false); err != nil {
 		return nil, err
 	}
@@ -101,9 +101,12 @@ func FromStored(v *Version, id string, canonical []byte) (*Event, error) {
 // hashIDLen is the length of event ids that are hashes.
 const hashIDLen = 44
 
-// setHashID writes the id behind the JSON in memory, and the room id of a create
-// event that is named by it.
+// setHashID writes the id behind the JSON in memory if there is room for it, and
+// the room id of a create event that is named by it.
 func (e *Event) setHashID(b []byte, h [32]byte) {
+	if cap(b)-len(b) < 2*hashIDLen {
+		b = make([]byte, 0, 2*hashIDLen)
+	}
 	n := len(b)
 	b = e.v.encoding().AppendEncode(append(b, '$'), h[:])
 	e.id = view(b[n:])
@@ -156,6 +159,7 @@ func (e *Event) read(list []field, check bool) error {
 			return badField(name)
 		}
 	}
+	e.oversized = max(len(e.typ), len(e.stateKey), len(e.sender), len(e.room)) > maxID
 	e.readRedacts()
 	if err := e.readRefs(r.auth, r.prev); err != nil {
 		return err
@@ -265,10 +269,10 @@ func (e *Event) check(seen uint) error {
 	if !e.v.References && e.auths > maxAuth {
 		return badField("auth_events")
 	}
-	if err := e.checkSize("type", e.typ); err != nil {
+	if err := checkSize("type", e.typ); err != nil {
 		return err
 	}
-	return e.checkSize("state_key", e.stateKey)
+	return checkSize("state_key", e.stateKey)
 }
 
 func (e *Event) checkIDs(seen uint) error {
@@ -281,7 +285,7 @@ func (e *Event) checkIDs(seen uint) error {
 	if !e.v.HashIDs() && (!sigilForm(e.id, '$') || len(e.id) > maxID) {
 		return badField("event_id")
 	}
-	return e.checkSize("sender", e.sender)
+	return checkSize("sender", e.sender)
 }
 
 // checkRoom: from version 12 on the create event makes the room id and has none.
@@ -294,28 +298,26 @@ func (e *Event) checkRoom(has bool) error {
 	if !ok {
 		return badField("room_id")
 	}
-	return e.checkSize("room_id", e.room)
+	return checkSize("room_id", e.room)
 }
 
-// checkSize refuses what is over 255 codepoints and notes what is over 255 bytes.
-func (e *Event) checkSize(name, s string) error {
-	if len(s) <= maxID {
-		return nil
-	}
-	if utf8.RuneCountInString(s) > maxID {
+// checkSize refuses what is over 255 codepoints. What is over 255 bytes only makes
+// the event oversized.
+func checkSize(name, s string) error {
+	if len(s) > maxID && utf8.RuneCountInString(s) > maxID {
 		return tooLarge(name)
 	}
-	e.oversized = true
 	return nil
 }
 
 // hashMatches compares the content hash with the event.
 func (e *Event) hashMatches(list []field) bool {
-	claimed, ok := stringValue(lookup(lookup(e.json, "hashes"), "sha256"))
+	claimed, ok := stringValue(lookup(find(e.json, list, "hashes"), "sha256"))
 	if !ok {
 		return false
 	}
-	want, err := decodeBase64(claimed)
+	var buf [48]byte
+	want, err := decodeBase64(buf[:0], claimed)
 	h := contentHash(e.json, list)
 	return err == nil && bytes.Equal(want, h[:])
 }

@@ -36,7 +36,7 @@ func (e *Event) Sign(s Signer) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	signed.redacted, signed.oversized = e.redacted, e.oversized
+	signed.redacted = e.redacted
 	return signed, nil
 }
 
@@ -153,7 +153,7 @@ func verify(covered, signatures []byte, server, keyID string, key ed25519.Public
 	if !ok || len(key) != ed25519.PublicKeySize {
 		return ErrNoSignature
 	}
-	sig, err := decodeBase64(encoded)
+	sig, err := decodeBase64(make([]byte, 0, 2*ed25519.SignatureSize), encoded)
 	if err != nil || !ed25519.Verify(key, covered, sig) {
 		return ErrBadSignature
 	}
