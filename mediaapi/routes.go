@@ -23,7 +23,7 @@ func (m *Media) ClientRoutes() []httpx.Route {
 			Auth: httpx.AuthUser, Limit: limitClass, MaxBody: -1, Spec: specClient},
 	}
 	routes = append(routes, m.readRoutes("/_matrix/client/v1/media", client, httpx.AuthGuestOK)...)
-	for _, version := range []string{"v3", "v1"} { // the router adds r0 for v3
+	for _, version := range []string{"v3", "r0", "v1"} {
 		routes = append(routes, m.readRoutes("/_matrix/media/"+version, legacy, httpx.AuthNone)...)
 	}
 	return routes

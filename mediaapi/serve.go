@@ -27,7 +27,7 @@ func (m *Media) answer(d door, r *httpx.Request, ref contentRef, disposition str
 		}
 		defer f.Close()
 		if d == federation {
-			return multipart(w, r.Request, f, ref.contentType, disposition)
+			return sendParts(w, r.Request, f, ref.contentType, disposition)
 		}
 		h := w.Header()
 		safeHeaders(h, ref.contentType, disposition)
@@ -46,9 +46,9 @@ func cacheControl(d door) string {
 	return "private, max-age=86400, immutable"
 }
 
-// multipart answers another server: metadata, which is always {}, and the content (Server-Server API, "Content
+// sendParts answers another server: metadata, which is always {}, and the content (Server-Server API, "Content
 // Repository").
-func multipart(w http.ResponseWriter, r *http.Request, f *os.File, contentType, disposition string) error {
+func sendParts(w http.ResponseWriter, r *http.Request, f *os.File, contentType, disposition string) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
