@@ -1,6 +1,7 @@
 package account
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -85,7 +86,11 @@ func readData(tx *sqldb.Tx, local, room, kind string) (content []byte, err error
 // PutAccountData stores one piece of data, a JSON object; room is "" for global data. Which types a client may set
 // is the door's to decide. Errors: M_INVALID_PARAM, M_TOO_LARGE, M_NOT_FOUND.
 func (s *Service) PutAccountData(ctx context.Context, userID, room, kind string, content json.RawMessage) error {
-	return s.editData(ctx, userID, room, kind, func([]byte) ([]byte, error) { return content, nil })
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, content); err != nil {
+		return matrixerr.BadJSON("Account data must be a JSON object").With(err)
+	}
+	return s.editData(ctx, userID, room, kind, func([]byte) ([]byte, error) { return compact.Bytes(), nil })
 }
 
 // DeleteAccountData removes one piece of data (MSC3391); what is not there is no error.

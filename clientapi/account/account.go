@@ -1,0 +1,158 @@
+// Package account owns the endpoints of accounts in the Client-Server API: login, registration, tokens, devices,
+// passwords, profiles, account data, tags and OpenID. The handlers are thin; internal/account does the work.
+package account
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"knock/internal/account"
+	"knock/internal/httpx"
+	"knock/internal/matrixerr"
+)
+
+// Options are what the endpoints need. Accounts is required.
+type Options struct {
+	Accounts *account.Service
+	// Registration says who may register through /register.
+	Registration Registration
+	// SharedSecret opens /_synapse/admin/v1/register to those who know it; "" leaves it out.
+	SharedSecret string
+	// BaseURL is what clients should use as homeserver URL, sent with a login; "" sends none.
+	BaseURL string
+	// Remote fetches profiles of other servers' users; nil: they are not found.
+	Remote RemoteProfiles
+	// PushRules is the content of a user's m.push_rules, which is not kept as account data; nil: not readable.
+	PushRules func(ctx context.Context, userID string) (json.RawMessage, error)
+
+	Now func() time.Time // nil: time.Now
+	Log *logrus.Entry    // nil: silent
+}
+
+// Registration is the policy for new accounts.
+type Registration struct {
+	Enabled      bool
+	RequireToken bool // a registration token is needed
+	Guests       bool // guest accounts may be made
+}
+
+// RemoteProfiles asks another server for a profile, or for one field of it when field is not empty.
+type RemoteProfiles interface {
+	Profile(ctx context.Context, server, userID, field string) (map[string]json.RawMessage, error)
+}
+
+// API is the account part of the client door.
+type API struct {
+	o        Options
+	accounts *account.Service
+	uia      *account.UIA
+	nonces   *nonces
+	remote   *remoteCache
+}
+
+// New makes the endpoints.
+func New(o Options) *API {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &API{o: o, accounts: o.Accounts, uia: account.NewUIA(o.Now), nonces: newNonces(o.Now),
+		remote: newRemoteCache(o.Remote, o.Now)}
+}
+
+const (
+	v3 = "/_matrix/client/v3"
+	v1 = "/_matrix/client/v1"
+
+	maxAccountData = 1 << 20  // some clients keep large maps there
+	maxProfileBody = 80 << 10 // a little over the profile's limit, so that the error is the profile's
+)
+
+// Rate-limit classes.
+const (
+	limitLogin    = "login"
+	limitRegister = "register"
+	limitProfile  = "profile"
+	limitLookup   = "directory"
+)
+
+// Routes are the rows of this part of the door.
+func (a *API) Routes() []httpx.Route {
+	routes := slices.Concat(a.sessionRoutes(), a.registerRoutes(), a.accountRoutes(), a.deviceRoutes(),
+		a.profileRoutes(), a.dataRoutes(), a.tagRoutes())
+	for i := range routes {
+		if routes[i].Spec == "" {
+			routes[i].Spec = "Client Authentication"
+		}
+	}
+	return routes
+}
+
+// authorize runs User-Interactive Authentication for an operation of the caller. proceed is false when resp or err
+// is the answer.
+func (a *API) authorize(ctx context.Context, u account.UIARequest) (s *account.UIASession, resp *httpx.Response, err error) {
+	s, err = a.uia.Authorize(ctx, u)
+	var more *account.UIAChallenge
+	if errors.As(err, &more) {
+		return nil, &httpx.Response{Status: http.StatusUnauthorized, Body: more.Body()}, nil
+	}
+	return s, nil, err
+}
+
+// withPassword does an operation once the caller has given the password again. Application services need not.
+func (a *API) withPassword(ctx context.Context, r *httpx.Request, operation string, auth json.RawMessage,
+	do func() (any, error)) (any, error) {
+	if r.Caller.AppService != "" {
+		return do()
+	}
+	s, resp, err := a.authorize(ctx, account.UIARequest{Operation: operation, UserID: r.Caller.UserID, Auth: auth,
+		Flows: [][]string{{account.StagePassword}}, Verify: a.verifyPassword(r.Caller.UserID)})
+	if err != nil {
+		return nil, err
+	}
+	if resp != nil {
+		return resp, nil
+	}
+	v, err := do()
+	if err == nil {
+		s.Done()
+	}
+	return v, err
+}
+
+// passwordAuth is the dictionary of the m.login.password stage.
+type passwordAuth struct {
+	Identifier identifier `json:"identifier"`
+	User       string     `json:"user"` // deprecated
+	Password   string     `json:"password"`
+}
+
+func (a *API) verifyPassword(userID string) func(context.Context, *account.UIASession, string, json.RawMessage) error {
+	return func(ctx context.Context, _ *account.UIASession, _ string, raw json.RawMessage) error {
+		var auth passwordAuth
+		if err := httpx.Unmarshal(raw, &auth); err != nil {
+			return err
+		}
+		user, err := auth.Identifier.user(auth.User)
+		if err != nil {
+			return err
+		}
+		if user == "" {
+			user = userID
+		}
+		local, err := a.accounts.VerifyPassword(ctx, user, auth.Password)
+		var refused *matrixerr.Error
+		switch owner, _ := a.accounts.Localpart(userID); {
+		case errors.As(err, &refused) && refused.HTTP == http.StatusForbidden:
+			return matrixerr.New(http.StatusUnauthorized, refused.Code, refused.Msg).With(err)
+		case err == nil && local != owner:
+			return matrixerr.Forbidden("This is another user's password; use your own")
+		}
+		return err
+	}
+}

@@ -1,0 +1,148 @@
+package account
+
+import (
+	"context"
+	"net/http"
+
+	"knock/internal/account"
+	"knock/internal/httpx"
+	"knock/internal/matrixerr"
+)
+
+func (a *API) sessionRoutes() []httpx.Route {
+	return []httpx.Route{
+		{Method: "GET", Path: v3 + "/account/whoami", Handler: a.whoami, Auth: httpx.AuthGuestOK, Hot: true},
+		{Method: "GET", Path: v3 + "/login", Handler: a.loginFlows, Spec: "Login"},
+		{Method: "POST", Path: v3 + "/login", Handler: a.login, Limit: limitLogin, Spec: "Login"},
+		{Method: "POST", Path: v3 + "/logout", Handler: a.logout, Auth: httpx.AuthGuestOK, Spec: "Login"},
+		{Method: "POST", Path: v3 + "/logout/all", Handler: a.logoutAll, Auth: httpx.AuthGuestOK, Spec: "Login"},
+		{Method: "POST", Path: v3 + "/refresh", Handler: a.refresh, Limit: limitLogin,
+			Spec: "Refreshing access tokens"},
+	}
+}
+
+// identifier names a user in login and UIA (Client-Server API, "Identifier types").
+type identifier struct {
+	Type string `json:"type"`
+	User string `json:"user"`
+}
+
+// user is the user id or localpart; legacy is the deprecated member that older clients send instead. This server
+// keeps no third-party identifiers, so nobody is found by one.
+func (i identifier) user(legacy string) (string, error) {
+	switch i.Type {
+	case "":
+		return legacy, nil
+	case "m.id.user":
+		return i.User, nil
+	case "m.id.thirdparty", "m.id.phone":
+		return "", matrixerr.Forbidden("Nobody here is known by an email address or phone number; use the user name")
+	}
+	return "", matrixerr.Unknown(http.StatusBadRequest, "Unknown identifier type; use m.id.user")
+}
+
+func (a *API) loginFlows(context.Context, *httpx.Request) (any, error) {
+	type flow struct {
+		Type string `json:"type"`
+	}
+	return map[string]any{"flows": []flow{{account.StagePassword}}}, nil
+}
+
+func (a *API) login(ctx context.Context, r *httpx.Request) (any, error) {
+	var req struct {
+		passwordAuth
+		Type        string `json:"type"`
+		DeviceID    string `json:"device_id"`
+		DisplayName string `json:"initial_device_display_name"`
+		Refresh     bool   `json:"refresh_token"`
+		Medium      string `json:"medium"` // deprecated
+	}
+	if err := r.JSON(&req); err != nil {
+		return nil, err
+	}
+	switch {
+	case req.Type == "":
+		return nil, matrixerr.MissingParam("type is missing; GET this path for the login types")
+	case req.Type != account.StagePassword:
+		return nil, matrixerr.Unknown(http.StatusBadRequest, "This server does not know this login type")
+	case req.Medium != "" && req.Identifier.Type == "":
+		req.Identifier.Type = "m.id.thirdparty"
+	}
+	user, err := req.Identifier.user(req.User)
+	if err != nil {
+		return nil, err
+	}
+	if user == "" {
+		return nil, matrixerr.MissingParam("identifier is missing: {\"type\": \"m.id.user\", \"user\": …}")
+	}
+	l, err := a.accounts.Login(ctx, user, req.Password, account.NewDevice{ID: req.DeviceID,
+		DisplayName: req.DisplayName, Refresh: req.Refresh, IP: r.ClientIP()})
+	if err != nil {
+		return nil, err
+	}
+	return a.loginAnswer(l), nil
+}
+
+// loginAnswer is what login, registration and refresh have in common.
+type loginAnswer struct {
+	UserID       string     `json:"user_id,omitempty"`
+	AccessToken  string     `json:"access_token,omitempty"`
+	RefreshToken string     `json:"refresh_token,omitempty"`
+	ExpiresInMS  int64      `json:"expires_in_ms,omitempty"`
+	HomeServer   string     `json:"home_server,omitempty"`
+	DeviceID     string     `json:"device_id,omitempty"`
+	WellKnown    *wellKnown `json:"well_known,omitempty"`
+}
+
+type wellKnown struct {
+	Homeserver struct {
+		BaseURL string `json:"base_url"`
+	} `json:"m.homeserver"`
+}
+
+func (a *API) loginAnswer(l *account.Login) loginAnswer {
+	answer := loginAnswer{UserID: l.UserID, AccessToken: l.AccessToken, RefreshToken: l.RefreshToken,
+		ExpiresInMS: l.ExpiresIn.Milliseconds(), HomeServer: a.accounts.ServerName(), DeviceID: l.DeviceID}
+	if a.o.BaseURL != "" {
+		answer.WellKnown = &wellKnown{}
+		answer.WellKnown.Homeserver.BaseURL = a.o.BaseURL
+	}
+	return answer
+}
+
+func (a *API) logout(ctx context.Context, r *httpx.Request) (any, error) {
+	if r.Caller.DeviceID == "" {
+		return nil, matrixerr.Forbidden("This access token belongs to no device and cannot be logged out")
+	}
+	return nil, a.accounts.DeleteDevices(ctx, r.Caller.UserID, r.Caller.DeviceID)
+}
+
+func (a *API) logoutAll(ctx context.Context, r *httpx.Request) (any, error) {
+	return nil, a.accounts.DeleteAllDevices(ctx, r.Caller.UserID, 0)
+}
+
+func (a *API) refresh(ctx context.Context, r *httpx.Request) (any, error) {
+	var req struct {
+		Token string `json:"refresh_token"`
+	}
+	if err := r.JSON(&req); err != nil {
+		return nil, err
+	}
+	if req.Token == "" {
+		return nil, matrixerr.MissingParam("refresh_token is missing")
+	}
+	l, err := a.accounts.Refresh(ctx, req.Token)
+	if err != nil {
+		return nil, err
+	}
+	return loginAnswer{AccessToken: l.AccessToken, RefreshToken: l.RefreshToken,
+		ExpiresInMS: l.ExpiresIn.Milliseconds()}, nil
+}
+
+func (a *API) whoami(_ context.Context, r *httpx.Request) (any, error) {
+	return struct {
+		UserID   string `json:"user_id"`
+		DeviceID string `json:"device_id,omitempty"`
+		Guest    bool   `json:"is_guest"`
+	}{r.Caller.UserID, r.Caller.DeviceID, r.Caller.Guest}, nil
+}

@@ -1,0 +1,91 @@
+package account
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"knock/internal/httpx"
+	"knock/internal/matrixerr"
+)
+
+func (a *API) accountRoutes() []httpx.Route {
+	return []httpx.Route{
+		{Method: "POST", Path: v3 + "/account/password", Handler: a.changePassword, Auth: httpx.AuthUser,
+			Limit: limitLogin, Spec: "Password management"},
+		{Method: "POST", Path: v3 + "/account/deactivate", Handler: a.deactivate, Auth: httpx.AuthUser,
+			Limit: limitLogin, Spec: "Account deactivation", OptionalBody: true},
+		{Method: "GET", Path: v3 + "/account/3pid", Handler: a.threepids, Auth: httpx.AuthUser,
+			Spec: "Adding Account Administrative Contact Information"},
+		{Method: "POST", Path: v3 + "/user/{userId}/openid/request_token", Handler: a.requestOpenID,
+			Auth: httpx.AuthUser, Limit: limitLogin, Spec: "OpenID", OptionalBody: true},
+	}
+}
+
+func (a *API) changePassword(ctx context.Context, r *httpx.Request) (any, error) {
+	req := struct {
+		Auth   json.RawMessage `json:"auth"`
+		New    string          `json:"new_password"`
+		Logout bool            `json:"logout_devices"`
+	}{Logout: true}
+	if err := r.JSON(&req); err != nil {
+		return nil, err
+	}
+	return a.withPassword(ctx, r, "change password", req.Auth, func() (any, error) {
+		if req.New == "" {
+			return nil, matrixerr.MissingParam("new_password is missing")
+		}
+		if err := a.accounts.CheckNewPassword(req.New); err != nil {
+			return nil, err
+		}
+		return nil, a.accounts.SetPassword(ctx, r.Caller.UserID, req.New, req.Logout, r.Caller.Session)
+	})
+}
+
+func (a *API) deactivate(ctx context.Context, r *httpx.Request) (any, error) {
+	var req struct {
+		Auth  json.RawMessage `json:"auth"`
+		Erase bool            `json:"erase"`
+	}
+	if err := r.JSON(&req); err != nil {
+		return nil, err
+	}
+	return a.withPassword(ctx, r, "deactivate", req.Auth, func() (any, error) {
+		// There is nothing to unbind: this server keeps no third-party identifiers.
+		return map[string]string{"id_server_unbind_result": "success"},
+			a.accounts.Deactivate(ctx, r.Caller.UserID, req.Erase)
+	})
+}
+
+// threepids is always empty: this server does not store third-party identifiers.
+func (a *API) threepids(context.Context, *httpx.Request) (any, error) {
+	return map[string][]string{"threepids": {}}, nil
+}
+
+func (a *API) requestOpenID(ctx context.Context, r *httpx.Request) (any, error) {
+	if err := own(r, "You can only request a token for yourself"); err != nil {
+		return nil, err
+	}
+	if _, err := r.ObjectBytes(); err != nil {
+		return nil, err
+	}
+	token, lifetime, err := a.accounts.OpenIDToken(ctx, r.Caller.UserID)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"access_token": token, "token_type": "Bearer",
+		"matrix_server_name": a.accounts.ServerName(), "expires_in": int64(lifetime.Seconds())}, nil
+}
+
+// own refuses paths of other users.
+func own(r *httpx.Request, otherwise string) error {
+	if r.Vars["userId"] != r.Caller.UserID {
+		return matrixerr.Forbidden(otherwise)
+	}
+	return nil
+}
+
+// notAllowed is 405 M_BAD_JSON, for account data that the server manages.
+func notAllowed(msg string) error {
+	return matrixerr.New(http.StatusMethodNotAllowed, "M_BAD_JSON", msg)
+}

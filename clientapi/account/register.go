@@ -1,0 +1,168 @@
+package account
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"knock/internal/account"
+	"knock/internal/httpx"
+	"knock/internal/matrixerr"
+)
+
+func (a *API) registerRoutes() []httpx.Route {
+	const spec = "Account registration"
+	routes := []httpx.Route{
+		{Method: "POST", Path: v3 + "/register", Handler: a.register, Limit: limitRegister, Spec: spec},
+		{Method: "GET", Path: v3 + "/register/available", Handler: a.available, Limit: limitLookup, Spec: spec},
+		{Method: "GET", Path: v1 + "/register/m.login.registration_token/validity", Handler: a.tokenValidity,
+			Limit: limitRegister, Spec: "Token-authenticated registration"},
+	}
+	if a.o.SharedSecret != "" {
+		const path, tools = "/_synapse/admin/v1/register", "Registration with a shared secret, as admin tools do it"
+		routes = append(routes,
+			httpx.Route{Method: "GET", Path: path, Handler: a.secretNonce, Limit: limitRegister, Spec: tools},
+			httpx.Route{Method: "POST", Path: path, Handler: a.secretRegister, Limit: limitRegister, Spec: tools})
+	}
+	return routes
+}
+
+type registerRequest struct {
+	Auth         json.RawMessage `json:"auth"`
+	Username     string          `json:"username"`
+	Password     string          `json:"password"`
+	DeviceID     string          `json:"device_id"`
+	DisplayName  string          `json:"initial_device_display_name"`
+	InhibitLogin bool            `json:"inhibit_login"`
+	Refresh      bool            `json:"refresh_token"`
+}
+
+func errRegistrationClosed() error {
+	return matrixerr.Forbidden("Registration is closed on this server; ask its administrator for an account")
+}
+
+func (a *API) register(ctx context.Context, r *httpx.Request) (any, error) {
+	var req registerRequest
+	if err := r.JSON(&req); err != nil {
+		return nil, err
+	}
+	switch kind := r.Query("kind"); kind {
+	case "", "user":
+		return a.registerUser(ctx, r, req)
+	case "guest":
+		return a.registerGuest(ctx, r, req)
+	}
+	return nil, matrixerr.InvalidParam("kind is either user or guest")
+}
+
+// registerUser checks the name first, then the person, then makes the account (Client-Server API, POST /register).
+func (a *API) registerUser(ctx context.Context, r *httpx.Request, req registerRequest) (any, error) {
+	if !a.o.Registration.Enabled {
+		return nil, errRegistrationClosed()
+	}
+	if req.Username != "" {
+		if _, err := a.accounts.Available(ctx, req.Username); err != nil {
+			return nil, err
+		}
+	}
+	flow := []string{account.StageDummy}
+	if a.o.Registration.RequireToken {
+		flow = []string{account.StageRegistrationToken}
+	}
+	s, resp, err := a.authorize(ctx, account.UIARequest{Operation: "register", Auth: req.Auth,
+		Flows: [][]string{flow}, Verify: a.verifyRegistration})
+	if err != nil {
+		return nil, err
+	}
+	if resp != nil {
+		return resp, nil
+	}
+	l, err := a.createUser(ctx, r, req, s.Value(account.StageRegistrationToken))
+	if err != nil {
+		return nil, err
+	}
+	s.Done()
+	return l, nil
+}
+
+func (a *API) createUser(ctx context.Context, r *httpx.Request, req registerRequest, token string) (any, error) {
+	if req.Password == "" {
+		return nil, matrixerr.MissingParam("password is missing")
+	}
+	if err := a.accounts.CheckNewPassword(req.Password); err != nil {
+		return nil, err
+	}
+	n := account.NewUser{Username: req.Username, Password: req.Password, RegistrationToken: token}
+	if !req.InhibitLogin {
+		n.Device = &account.NewDevice{ID: req.DeviceID, DisplayName: req.DisplayName, Refresh: req.Refresh,
+			IP: r.ClientIP()}
+	}
+	l, err := a.accounts.CreateUser(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	return a.loginAnswer(l), nil
+}
+
+func (a *API) registerGuest(ctx context.Context, r *httpx.Request, req registerRequest) (any, error) {
+	if !a.o.Registration.Guests {
+		return nil, matrixerr.New(http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN", "This server takes no guests; register an account")
+	}
+	l, err := a.accounts.CreateUser(ctx, account.NewUser{Guest: true,
+		Device: &account.NewDevice{DisplayName: req.DisplayName, IP: r.ClientIP()}})
+	if err != nil {
+		return nil, err
+	}
+	return a.loginAnswer(l), nil
+}
+
+// verifyRegistration checks a stage of registration.
+func (a *API) verifyRegistration(ctx context.Context, s *account.UIASession, stage string, raw json.RawMessage) error {
+	if stage == account.StageDummy {
+		return nil
+	}
+	var auth struct {
+		Token string `json:"token"`
+	}
+	if err := httpx.Unmarshal(raw, &auth); err != nil {
+		return err
+	}
+	release, ok, err := a.accounts.ReserveRegistrationToken(ctx, auth.Token)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return matrixerr.New(http.StatusUnauthorized, "M_FORBIDDEN", "This registration token is not valid")
+	}
+	s.Keep(account.StageRegistrationToken, auth.Token, release)
+	return nil
+}
+
+func (a *API) available(ctx context.Context, r *httpx.Request) (any, error) {
+	if !a.o.Registration.Enabled {
+		return nil, errRegistrationClosed()
+	}
+	name := r.Query("username")
+	if name == "" {
+		return nil, matrixerr.MissingParam("The query parameter username is missing")
+	}
+	if _, err := a.accounts.Available(ctx, name); err != nil {
+		return nil, err
+	}
+	return map[string]bool{"available": true}, nil
+}
+
+func (a *API) tokenValidity(ctx context.Context, r *httpx.Request) (any, error) {
+	if !a.o.Registration.Enabled {
+		return nil, errRegistrationClosed()
+	}
+	token := r.Query("token")
+	if token == "" {
+		return nil, matrixerr.MissingParam("The query parameter token is missing")
+	}
+	valid, err := a.accounts.RegistrationTokenValid(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]bool{"valid": valid}, nil
+}
