@@ -10,6 +10,7 @@ type graph struct {
 	ids   []int64
 	auth  [][]int32
 	read  []bool
+	arena []int32 // backs the lists in auth
 }
 
 func newGraph(r *resolver) *graph { return &graph{r: r, index: map[int64]int32{}} }
@@ -43,7 +44,11 @@ func (g *graph) refs(n int32) ([]int32, error) {
 		if err != nil {
 			return nil, err
 		}
-		g.auth[n], g.read[n] = g.nodes(ids), true
+		start := len(g.arena)
+		for _, id := range ids {
+			g.arena = append(g.arena, g.node(id))
+		}
+		g.auth[n], g.read[n] = g.arena[start:len(g.arena):len(g.arena)], true
 	}
 	return g.auth[n], nil
 }
