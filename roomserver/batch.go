@@ -276,6 +276,10 @@ func (b *batch) wait(ctx context.Context) error {
 	if err != nil && ctx.Err() == nil {
 		b.r.fail()
 	}
+	if sqldb.IsUnique(err) {
+		// Another operation stored one of the events meanwhile.
+		err = store.ErrRevision
+	}
 	return err
 }
 
@@ -427,6 +431,7 @@ func (b *batch) writeDraft(tx *sqldb.Tx, d *draft) error {
 
 func (b *batch) writeMembers(tx *sqldb.Tx, d *draft) error {
 	st, room, pos := b.r.s.Store, b.r.key.NID, d.stored.Pos
+	rows := make([]store.MemberRow, 0, len(d.members))
 	for _, c := range d.members {
 		if c.to == store.NoMembership {
 			if err := st.DropMember(tx, room, c.nid); err != nil {
@@ -434,10 +439,10 @@ func (b *batch) writeMembers(tx *sqldb.Tx, d *draft) error {
 			}
 			continue
 		}
-		row := store.MemberRow{Room: room, User: c.nid, State: c.to, Local: b.r.s.IsLocal(c.user), Event: c.event, Pos: pos}
-		if err := st.PutMember(tx, row); err != nil {
-			return err
-		}
+		rows = append(rows, store.MemberRow{Room: room, User: c.nid, State: c.to, Local: b.r.s.IsLocal(c.user), Event: c.event, Pos: pos})
+	}
+	if err := st.PutMembers(tx, rows); err != nil {
+		return err
 	}
 	for _, c := range d.servers {
 		note := st.ServerLeft

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 
 	"knock/internal/sqldb"
@@ -124,31 +125,38 @@ func (b *batch) build(ctx context.Context, q SendRequest, key []byte) (*event.Ev
 
 // buildEvent makes an event on the tip and checks it against the rules.
 func (r *room) buildEvent(ctx context.Context, q SendRequest) (*event.Event, *selection, error) {
-	sel, err := r.authorise(ctx, q)
+	builder, sel, err := r.builder(ctx, q)
 	if err != nil {
 		return nil, nil, err
-	}
-	prevs, depth := r.prevs()
-	builder := event.Builder{
-		Version: r.key.Version, Type: q.Type, Sender: q.Sender, RoomID: r.key.ID, StateKey: q.StateKey, Content: q.Content,
-		PrevEvents: prevs, AuthEvents: sel.ids, Depth: depth, Redacts: q.Redacts, TS: q.TS,
-	}
-	if q.TS == 0 {
-		builder.TS = r.s.Clock().UnixMilli()
-	}
-	if r.key.Version.References {
-		if builder.Hashes, err = r.hashes(ctx, sel.nids); err != nil {
-			return nil, nil, err
-		}
 	}
 	e, err := builder.Build(r.s.Signer)
 	if errors.Is(err, event.ErrTooLarge) {
 		return nil, nil, ErrTooLarge
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
 	return e, sel, auth.Check(e, sel.state)
+}
+
+// builder returns what an event on the tip is built from.
+func (r *room) builder(ctx context.Context, q SendRequest) (*event.Builder, *selection, error) {
+	sel, err := r.authorise(ctx, q)
+	if err != nil {
+		return nil, nil, err
+	}
+	prevs, depth := r.prevs()
+	b := &event.Builder{
+		Version: r.key.Version, Type: q.Type, Sender: q.Sender, RoomID: r.key.ID, StateKey: q.StateKey, Content: q.Content,
+		PrevEvents: prevs, AuthEvents: sel.ids, Depth: depth, Redacts: q.Redacts, TS: q.TS,
+	}
+	if q.TS == 0 {
+		b.TS = r.s.Clock().UnixMilli()
+	}
+	if r.key.Version.References {
+		b.Hashes, err = r.hashes(ctx, sel.nids)
+	}
+	return b, sel, err
 }
 
 // authorise selects the auth events of a new event. Those of a message depend

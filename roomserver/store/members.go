@@ -45,8 +45,8 @@ type MemberRow struct {
 }
 
 var (
-	putMember = sqldb.Register("membership.put", `INSERT INTO membership (room, user_nid, state, local, forgotten, event, pos) VALUES ($1, $2, $3, $4, $5, $6, $7)
-		ON CONFLICT (room, user_nid) DO UPDATE SET state = excluded.state, local = excluded.local, forgotten = 0, event = excluded.event, pos = excluded.pos`)
+	putMembers = sqldb.RegisterInsert("membership.put", `INSERT INTO membership (room, user_nid, state, local, forgotten, event, pos) VALUES`, 7,
+		`ON CONFLICT (room, user_nid) DO UPDATE SET state = excluded.state, local = excluded.local, forgotten = 0, event = excluded.event, pos = excluded.pos`)
 	deleteMember  = sqldb.Register("membership.delete", `DELETE FROM membership WHERE room = $1 AND user_nid = $2`)
 	forgetMember  = sqldb.Register("membership.forget", `UPDATE membership SET forgotten = 1, pos = $3 WHERE room = $1 AND user_nid = $2`)
 	memberColumns = `m.room, m.user_nid, m.state, m.local, m.forgotten, m.event, m.pos`
@@ -56,10 +56,13 @@ var (
 	localJoined   = sqldb.Register("membership.localJoined", `SELECT r.room_id, n.s FROM membership m JOIN rooms r ON r.nid = m.room JOIN names n ON n.nid = m.user_nid WHERE m.local = 1 AND m.state = $1`)
 )
 
-// PutMember writes the current membership of a user.
-func (s *Store) PutMember(tx *sqldb.Tx, m MemberRow) error {
-	_, err := tx.Exec(putMember, m.Room, m.User, int64(m.State), flag(m.Local), 0, m.Event, m.Pos)
-	return err
+// PutMembers writes the current memberships of different users.
+func (s *Store) PutMembers(tx *sqldb.Tx, members []MemberRow) error {
+	rows := make([][]any, len(members))
+	for i, m := range members {
+		rows[i] = []any{m.Room, m.User, int64(m.State), flag(m.Local), 0, m.Event, m.Pos}
+	}
+	return tx.Insert(putMembers, rows...)
 }
 
 // DropMember removes the membership of a user whose member event left the state.

@@ -87,14 +87,23 @@ func (s *Store) Room(ctx context.Context, id string) (RoomKey, error) {
 		return k, nil
 	}
 	var k RoomKey
-	err := s.DB.Read(ctx, func(tx *sqldb.Tx) error {
-		var version []byte
-		if err := tx.QueryRow(roomByID, []byte(id)).Scan(&k.NID, &version); err != nil {
-			return notFound(err)
-		}
-		return s.fillRoom(&k, id, string(version))
+	err := s.DB.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		k, err = s.RoomTx(tx, id)
+		return err
 	})
 	return k, err
+}
+
+// RoomTx is Room in a snapshot that is open already.
+func (s *Store) RoomTx(tx *sqldb.Tx, id string) (k RoomKey, err error) {
+	if k, ok := s.rooms.Get(id); ok {
+		return k, nil
+	}
+	var version []byte
+	if err := tx.QueryRow(roomByID, []byte(id)).Scan(&k.NID, &version); err != nil {
+		return k, notFound(err)
+	}
+	return k, s.fillRoom(&k, id, string(version))
 }
 
 // RoomByNID returns the key of a room by its number.

@@ -1,0 +1,568 @@
+package roomserver
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/tidwall/gjson"
+
+	"knock/internal/sqldb"
+	"knock/roomserver/auth"
+	"knock/roomserver/event"
+	"knock/roomserver/state"
+	"knock/roomserver/store"
+)
+
+// JoinRequest asks to bring a local user into a room.
+type JoinRequest struct {
+	RoomIDOrAlias, User string
+	Via                 []string
+	Reason              string
+	Content             map[string]json.RawMessage
+}
+
+// maxCandidates bounds the servers that are tried for one join.
+const maxCandidates = 10
+
+// Join brings a local user into a room, through another server when this one is
+// not in it, and returns the room's id.
+func (s *Server) Join(ctx context.Context, q JoinRequest) (string, error) {
+	roomID, via, err := s.locate(ctx, q.RoomIDOrAlias, q.Via)
+	if err != nil {
+		return "", err
+	}
+	m := MembershipRequest{RoomID: roomID, Sender: q.User, Target: q.User, Membership: auth.Join, Reason: q.Reason, Content: q.Content}
+	resident, err := s.IsResident(ctx, roomID)
+	if err != nil {
+		return "", err
+	}
+	if resident {
+		err = s.joinHere(ctx, m)
+		var refused *NotAllowed
+		if err == nil || !errors.As(err, &refused) || !s.needsAuthoriser(ctx, roomID) {
+			return roomID, err
+		}
+	}
+	return roomID, s.throughOthers(ctx, roomID, q.User, via, err, func(server string) error { return s.joinThrough(ctx, server, m) })
+}
+
+// locate resolves an alias and completes the list of servers to ask.
+func (s *Server) locate(ctx context.Context, roomIDOrAlias string, via []string) (string, []string, error) {
+	if len(roomIDOrAlias) > 0 && roomIDOrAlias[0] == '#' {
+		roomID, servers, err := s.ResolveAlias(ctx, roomIDOrAlias)
+		return roomID, append(slices.Clone(via), servers...), err
+	}
+	if !event.ValidRoomID(roomIDOrAlias) {
+		return "", nil, ErrUnknownRoom
+	}
+	return roomIDOrAlias, via, nil
+}
+
+// throughOthers tries servers in turn: those named, the inviter's, those known
+// to be in the room, and the one in the room id. without is the error when
+// there is nobody to ask.
+func (s *Server) throughOthers(ctx context.Context, roomID, user string, via []string, without error, try func(server string) error) error {
+	candidates := s.candidates(ctx, roomID, user, via)
+	if s.Remote == nil || len(candidates) == 0 {
+		if without == nil {
+			without = ErrUnknownRoom
+		}
+		return without
+	}
+	var first error
+	for _, server := range candidates {
+		err := try(server)
+		if err == nil {
+			return nil
+		}
+		s.Log.WithError(err).WithField("room", roomID).WithField("server", server).Info("A server could not help with a membership")
+		if first == nil || errors.Is(first, ErrNoRoute) {
+			first = err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return first
+}
+
+func (s *Server) candidates(ctx context.Context, roomID, user string, via []string) []string {
+	list := slices.Clone(via)
+	if m, err := s.Membership(ctx, roomID, user); err == nil && m.State == store.Invite {
+		if e, err := s.Store.LoadOne(ctx, m.Event); err == nil {
+			list = append(list, serverOf(e.Event.Sender()))
+		}
+	}
+	if servers, err := s.JoinedServers(ctx, roomID); err == nil {
+		list = append(list, servers...)
+	}
+	list = append(list, serverOf(roomID))
+	out := make([]string, 0, maxCandidates)
+	for _, server := range list {
+		if server != "" && server != s.ServerName && event.ValidServerName(server) && !slices.Contains(out, server) && len(out) < maxCandidates {
+			out = append(out, server)
+		}
+	}
+	return out
+}
+
+// joinHere joins a room that this server is in.
+func (s *Server) joinHere(ctx context.Context, m MembershipRequest) error {
+	authoriser, err := s.Authoriser(ctx, m.RoomID, m.Target)
+	if err != nil {
+		return err
+	}
+	if authoriser != "" {
+		content := map[string]json.RawMessage{}
+		for key, value := range m.Content {
+			content[key] = value
+		}
+		content["join_authorised_via_users_server"] = encode(authoriser)
+		m.Content = content
+	}
+	_, err = s.SetMembership(ctx, m)
+	return err
+}
+
+// needsAuthoriser reports whether a room admits members of other rooms, which
+// another server may vouch for.
+func (s *Server) needsAuthoriser(ctx context.Context, roomID string) bool {
+	rules, err := s.CurrentState(ctx, roomID, "m.room.join_rules", "")
+	if err != nil || rules == nil {
+		return false
+	}
+	rule := auth.JoinRule(rules.Event)
+	return rule == "restricted" || rule == "knock_restricted"
+}
+
+// Authoriser returns a local user who may vouch for somebody's join of a
+// restricted room (room version 8 and later), "" where none is needed or none
+// can.
+func (s *Server) Authoriser(ctx context.Context, roomID, user string) (string, error) {
+	if !s.needsAuthoriser(ctx, roomID) {
+		return "", nil
+	}
+	v, err := s.Current(ctx, roomID)
+	if err != nil {
+		return "", err
+	}
+	var found string
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		member, err := s.StateEvent(tx, v, "m.room.member", user)
+		if err != nil {
+			return err
+		}
+		if member != nil {
+			if m := auth.Membership(member.Event); m == auth.Join || m == auth.Invite {
+				return nil
+			}
+		}
+		rules, err := s.StateEvent(tx, v, "m.room.join_rules", "")
+		if err != nil || rules == nil {
+			return err
+		}
+		in, err := s.inAllowed(tx, rules.Event, user)
+		if err != nil || !in {
+			return err
+		}
+		powers, err := s.Powers(tx, v)
+		for _, local := range s.Hub.JoinedUsers(roomID) {
+			if err == nil && powers.UserLevel(local) >= powers.Invite() && (found == "" || local < found) {
+				found = local
+			}
+		}
+		return err
+	})
+	return found, err
+}
+
+// maxAllowRooms bounds the conditions of a join rule that are looked at.
+const maxAllowRooms = 100
+
+// inAllowed reports whether a user is in one of the rooms that a join rule allows.
+func (s *Server) inAllowed(tx *sqldb.Tx, rules *event.Event, user string) (bool, error) {
+	for i, allow := range gjson.GetBytes(rules.ContentJSON(), "allow").Array() {
+		if i == maxAllowRooms {
+			break
+		}
+		room := allow.Get("room_id").Str
+		if allow.Get("type").Str != "m.room_membership" || room == "" {
+			continue
+		}
+		if s.IsLocal(user) {
+			if s.Hub.IsJoined(user, room) {
+				return true, nil
+			}
+			continue
+		}
+		in, err := s.isMember(tx, room, user)
+		if err != nil || in {
+			return in, err
+		}
+	}
+	return false, nil
+}
+
+func (s *Server) isMember(tx *sqldb.Tx, roomID, userID string) (bool, error) {
+	key, err := s.Store.RoomTx(tx, roomID)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	user, err := s.Store.FindName(tx, userID)
+	if err != nil || user == 0 {
+		return false, err
+	}
+	m, err := s.Store.Member(tx, key.NID, user)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return m.State == store.Join, err
+}
+
+// joinThrough joins a room through a server that is in it (server-server API,
+// "Joining Rooms"). Nothing is written before the answer is checked.
+func (s *Server) joinThrough(ctx context.Context, server string, m MembershipRequest) error {
+	e, err := s.makeThrough(ctx, "join", server, m)
+	if err != nil {
+		return err
+	}
+	answer := &joinAnswer{s: s, v: e.V(), room: m.RoomID, join: e}
+	err = s.Remote.SendJoin(ctx, server, m.RoomID, e.EventID(), e.JSON(), JoinSink{State: answer.addState, Auth: answer.addAuth, Event: answer.setEvent})
+	if err != nil {
+		return err
+	}
+	if err := answer.check(ctx); err != nil {
+		return fmt.Errorf("%s answered a join with a state that does not hold: %w", server, err)
+	}
+	return s.enter(ctx, answer)
+}
+
+// makeThrough gets the template of a membership event from a server and makes
+// the user's event of it.
+func (s *Server) makeThrough(ctx context.Context, kind, server string, m MembershipRequest) (*event.Event, error) {
+	version, template, err := s.Remote.Make(ctx, kind, server, m.RoomID, m.Target, event.Versions())
+	if err != nil {
+		return nil, err
+	}
+	if version == "" {
+		version = "1"
+	}
+	v, ok := event.GetVersion(version)
+	if !ok {
+		return nil, ErrUnsupported
+	}
+	t := gjson.ParseBytes(template)
+	if t.Get("type").Str != "m.room.member" || t.Get("sender").Str != m.Target || t.Get("state_key").Str != m.Target || t.Get("room_id").Str != m.RoomID {
+		return nil, fmt.Errorf("%s sent a template of another event", server)
+	}
+	m.Membership = kind
+	if via := t.Get("content.join_authorised_via_users_server"); via.Type == gjson.String {
+		m.Content = map[string]json.RawMessage{"join_authorised_via_users_server": json.RawMessage(via.Raw)}
+	}
+	content, err := s.memberContent(ctx, m.Target, m)
+	if err != nil {
+		return nil, err
+	}
+	b := event.Builder{
+		Version: v, Type: "m.room.member", Sender: m.Target, StateKey: &m.Target, RoomID: m.RoomID, Content: content,
+		Depth: min(t.Get("depth").Int(), maxDepth), TS: s.Clock().UnixMilli(), Hashes: map[string][32]byte{},
+	}
+	b.PrevEvents = templateRefs(t.Get("prev_events"), b.Hashes)
+	b.AuthEvents = templateRefs(t.Get("auth_events"), b.Hashes)
+	e, err := b.Build(s.Signer)
+	if err != nil {
+		return nil, fmt.Errorf("%s sent a template that makes no event: %w", server, err)
+	}
+	return e, nil
+}
+
+// templateRefs reads the prev or auth events of a template in either format.
+func templateRefs(list gjson.Result, hashes map[string][32]byte) []string {
+	var ids []string
+	for _, ref := range list.Array() {
+		id := ref.Str
+		if ref.IsArray() {
+			id = ref.Get("0").Str
+			if hash, err := base64.RawStdEncoding.DecodeString(ref.Get("1.sha256").Str); err == nil && len(hash) == 32 {
+				hashes[id] = [32]byte(hash)
+			}
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// Bounds of an answer to send_join.
+const (
+	maxJoinEvents = 400_000
+	maxJoinBytes  = 1 << 30
+)
+
+// joinAnswer collects and checks what a server answers to send_join.
+type joinAnswer struct {
+	s     *Server
+	v     *event.Version
+	room  string
+	join  *event.Event
+	state []*event.Event
+	byID  map[string]*event.Event
+	bytes int
+	bad   map[string]bool // ids of events whose signatures or auth events do not hold
+	order []*event.Event  // all good ones, auth events first
+}
+
+func (a *joinAnswer) addState(raw json.RawMessage) error {
+	e, err := a.add(raw)
+	if err == nil && e != nil {
+		a.state = append(a.state, e)
+	}
+	return err
+}
+
+func (a *joinAnswer) addAuth(raw json.RawMessage) error {
+	_, err := a.add(raw)
+	return err
+}
+
+// add takes one event; one that does not parse is left out, and what cites it
+// will fail.
+func (a *joinAnswer) add(raw json.RawMessage) (*event.Event, error) {
+	if a.byID == nil {
+		a.byID = map[string]*event.Event{}
+	}
+	if a.bytes += len(raw); a.bytes > maxJoinBytes || len(a.byID) >= maxJoinEvents {
+		return nil, ErrTooLarge
+	}
+	e, err := event.Parse(a.v, raw)
+	if err != nil || e.Room() != a.room {
+		return nil, nil
+	}
+	if known := a.byID[e.EventID()]; known != nil {
+		return known, nil
+	}
+	a.byID[e.EventID()] = e
+	return e, nil
+}
+
+func (a *joinAnswer) setEvent(raw json.RawMessage) error {
+	e, err := event.Parse(a.v, raw)
+	if err != nil {
+		return err
+	}
+	if e.EventID() != a.join.EventID() {
+		return errors.New("the join came back as another event")
+	}
+	a.join = e
+	return nil
+}
+
+// check verifies the signatures of everything and applies the auth rules to
+// each event and to the join.
+func (a *joinAnswer) check(ctx context.Context) error {
+	if err := a.verify(ctx); err != nil {
+		return err
+	}
+	a.order = authOrder(a.byID, a.bad)
+	for _, e := range a.order {
+		if !a.allowed(e) {
+			a.bad[e.EventID()] = true
+		}
+	}
+	a.order = slices.DeleteFunc(a.order, func(e *event.Event) bool { return a.bad[e.EventID()] })
+	a.state = slices.DeleteFunc(a.state, func(e *event.Event) bool {
+		_, isState := e.Key()
+		return a.bad[e.EventID()] || !isState
+	})
+	st := auth.NewState(a.state)
+	create := st.Lookup("m.room.create", "")
+	if create == nil {
+		return errors.New("there is no m.room.create")
+	}
+	if version := gjson.GetBytes(create.ContentJSON(), "room_version"); version.Exists() && version.Str != a.v.ID {
+		return errors.New("the room has another version than was said")
+	}
+	return auth.Check(a.join, st)
+}
+
+func (a *joinAnswer) verify(ctx context.Context) error {
+	a.bad = map[string]bool{}
+	if a.s.Verifier == nil {
+		return nil
+	}
+	all := make([]*event.Event, 0, len(a.byID)+1)
+	for _, e := range a.byID {
+		all = append(all, e)
+	}
+	for i, err := range a.s.Verifier.VerifyEvents(ctx, append(all, a.join)) {
+		if err == nil {
+			continue
+		}
+		if i == len(all) {
+			return fmt.Errorf("the join itself: %w", err)
+		}
+		a.bad[all[i].EventID()] = true
+	}
+	return ctx.Err()
+}
+
+// allowed checks an event against the auth events that it cites.
+func (a *joinAnswer) allowed(e *event.Event) bool {
+	refs := e.AuthRefs()
+	events := make([]*event.Event, 0, len(refs)+1)
+	for _, id := range refs {
+		cited := a.byID[id]
+		if cited == nil || a.bad[id] {
+			return false
+		}
+		events = append(events, cited)
+	}
+	if auth.CheckAuthEvents(e, events) != nil {
+		return false
+	}
+	if a.v.DomainlessRoomIDs && e.Type() != "m.room.create" {
+		create := a.byID[e.CreateID()]
+		if create == nil || a.bad[e.CreateID()] {
+			return false
+		}
+		events = append(events, create)
+	}
+	return auth.Check(e, auth.NewState(events)) == nil
+}
+
+// authOrder returns the events so that each comes after the auth events that it
+// cites; events on a cycle, or marked bad, are left out.
+func authOrder(byID map[string]*event.Event, bad map[string]bool) []*event.Event {
+	const visiting, done = 1, 2
+	mark := make(map[string]int, len(byID))
+	out := make([]*event.Event, 0, len(byID))
+	for _, root := range byID {
+		stack := []*event.Event{root}
+		for len(stack) > 0 {
+			e := stack[len(stack)-1]
+			id := e.EventID()
+			if mark[id] == visiting || mark[id] == done || bad[id] {
+				stack = stack[:len(stack)-1]
+				if mark[id] == visiting {
+					mark[id] = done
+					out = append(out, e)
+				}
+				continue
+			}
+			mark[id] = visiting
+			for _, ref := range e.AuthRefs() {
+				if next := byID[ref]; next != nil && mark[ref] == 0 {
+					stack = append(stack, next)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// enter writes a room that was joined through another server.
+func (s *Server) enter(ctx context.Context, a *joinAnswer) error {
+	key, err := s.ensureRoom(ctx, a.room, a.v)
+	if err != nil {
+		return err
+	}
+	nids, err := s.storeOutliers(ctx, key, a.order)
+	if err != nil {
+		return err
+	}
+	if err := s.internServers(ctx, a.state); err != nil {
+		return err
+	}
+	set, err := s.setOf(ctx, a.state, nids)
+	if err != nil {
+		return err
+	}
+	return s.retry(ctx, func() error { return s.enterLocked(ctx, key, a, set) })
+}
+
+// internServers gives numbers to the names of all servers in a state at once.
+func (s *Server) internServers(ctx context.Context, events []*event.Event) error {
+	seen := map[string]bool{}
+	var servers []string
+	for _, e := range events {
+		if key, _ := e.Key(); e.Type() == "m.room.member" && !seen[serverOf(key)] {
+			seen[serverOf(key)] = true
+			servers = append(servers, serverOf(key))
+		}
+	}
+	_, err := s.Store.Intern(ctx, servers...)
+	return err
+}
+
+// setOf makes a state set of stored state events.
+func (s *Server) setOf(ctx context.Context, events []*event.Event, nids map[string]int64) (*state.Set, error) {
+	tuples := make([]store.Tuple, len(events))
+	for i, e := range events {
+		key, _ := e.Key()
+		tuples[i] = store.Tuple{Type: e.Type(), Key: key}
+	}
+	numbers, err := s.Store.InternTuples(ctx, tuples)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]state.Entry, len(events))
+	for i, e := range events {
+		entries[i] = state.Entry{Tuple: numbers[i], Event: nids[e.EventID()]}
+	}
+	return state.FromEntries(entries), nil
+}
+
+func (s *Server) enterLocked(ctx context.Context, key store.RoomKey, a *joinAnswer, set *state.Set) error {
+	r, err := s.handleOf(ctx, key)
+	if err != nil {
+		return err
+	}
+	if err := r.lock(); err != nil {
+		return err
+	}
+	b := r.begin()
+	err = b.replace(ctx, a.join, set)
+	if err != nil {
+		r.fail()
+		r.mu.Unlock()
+		return err
+	}
+	b.enqueue()
+	r.mu.Unlock()
+	return b.wait(ctx)
+}
+
+// replace makes the room's state what a join says it was, and adds the join.
+func (b *batch) replace(ctx context.Context, join *event.Event, set *state.Set) error {
+	r := b.r
+	cited, err := r.cited(ctx, join)
+	if err != nil {
+		return err
+	}
+	known, err := r.known(ctx, join.EventID())
+	if err != nil {
+		return err
+	}
+	acc := acceptance{auth: cited.nids, before: b.extend(r.tip.state, set), replaces: known}
+	for _, prev := range join.PrevEventIDs() {
+		p, err := r.known(ctx, prev)
+		if err != nil {
+			return err
+		}
+		if p == nil || p.Flags&store.Outlier != 0 {
+			acc.missing = append(acc.missing, prev)
+		}
+	}
+	if _, acc.state, err = r.allowedAt(ctx, join, set); err != nil {
+		return err
+	}
+	r.tip.resident, r.tip.extremities = true, nil
+	_, err = b.add(ctx, join, acc)
+	return err
+}
