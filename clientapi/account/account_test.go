@@ -38,12 +38,7 @@ func each(t *testing.T, o Options, fn func(t *testing.T, n *node)) {
 		o.Accounts = account.New(account.Options{DB: db, Hub: stream.New(0), ServerName: "hs",
 			AccessTokenLifetime: time.Hour})
 		api := New(o)
-		authenticate := func(ctx context.Context, token string, r *httpx.Request) (httpx.Caller, error) {
-			id, err := o.Accounts.Authenticate(ctx, token, r.ClientIP())
-			return httpx.Caller{UserID: id.UserID, DeviceID: id.DeviceID, Session: id.Session, Guest: id.Guest,
-				Admin: id.Admin}, err
-		}
-		fn(t, &node{t, httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: authenticate}), o.Accounts, api})
+		fn(t, &node{t, httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: o.Accounts.Caller}), o.Accounts, api})
 	})
 }
 

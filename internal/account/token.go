@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"knock/internal/httpx"
 	"knock/internal/matrixerr"
 	"knock/internal/sqldb"
 )
@@ -79,6 +80,12 @@ func (s *Service) Authenticate(ctx context.Context, token, ip string) (Identity,
 	}
 	s.seen.note(sess, ip, now)
 	return sess.Identity, nil
+}
+
+// Caller is Authenticate as the router's hook.
+func (s *Service) Caller(ctx context.Context, token string, r *httpx.Request) (httpx.Caller, error) {
+	id, err := s.Authenticate(ctx, token, r.ClientIP())
+	return httpx.Caller{UserID: id.UserID, DeviceID: id.DeviceID, Session: id.Session, Guest: id.Guest, Admin: id.Admin}, err
 }
 
 // loadSession reads a token's row. The first use of a refreshed token revokes the one that it replaces.

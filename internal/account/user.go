@@ -132,7 +132,8 @@ func (s *Service) SetAdmin(ctx context.Context, userID string, admin bool) error
 // it refuses the change: it must not have written anything then.
 type changer func(tx *sqldb.Tx, local string, r *removal) error
 
-// change runs a changer in one Op. Errors: M_NOT_FOUND, M_USER_DEACTIVATED.
+// change runs a changer in one Op. Errors: M_NOT_FOUND, M_USER_DEACTIVATED. It waits for the commit even if the client
+// is gone: somebody may have to be told of the change.
 func (s *Service) change(ctx context.Context, userID, name string, write changer) error {
 	local, err := s.ours(userID)
 	if err != nil {
@@ -140,7 +141,7 @@ func (s *Service) change(ctx context.Context, userID, name string, write changer
 	}
 	r := removal{s: s}
 	var verdict error
-	err = s.db.Do(ctx, &sqldb.Op{Name: name, Committed: r.committed,
+	err = s.db.Do(context.WithoutCancel(ctx), &sqldb.Op{Name: name, Committed: r.committed,
 		Write: func(tx *sqldb.Tx, _ int64) error {
 			var u User
 			r.dropped = nil
