@@ -139,15 +139,24 @@ func TestKeepReplacesDamaged(t *testing.T) {
 
 // refs names some hashes; onAsk runs at each question.
 type refs struct {
+	mu     sync.Mutex
 	used   map[Hash]bool
 	forgot []Hash
 	onAsk  func()
+}
+
+func (r *refs) use(h Hash) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.used[h] = true
 }
 
 func (r *refs) InUse(_ context.Context, hashes []Hash) (used []Hash, err error) {
 	if r.onAsk != nil {
 		r.onAsk()
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, h := range hashes {
 		if r.used[h] {
 			used = append(used, h)
@@ -211,7 +220,7 @@ func TestSweepLooksAgain(t *testing.T) {
 		asked := 0
 		r.onAsk = func() {
 			if asked++; asked == 2 {
-				r.used[h] = true
+				r.use(h)
 			}
 		}
 		if n, _ := sweep(t, d, r); n != 0 || asked != 2 {
@@ -248,7 +257,7 @@ func TestSweepWaitsForRow(t *testing.T) {
 				t.Error("collected under the lock")
 			}
 		}()
-		r.used[h] = true
+		r.use(h)
 		return nil
 	})
 	if err != nil {
