@@ -1,0 +1,133 @@
+// Package push owns the Client-Server endpoints of push rules.
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"knock/internal/httpx"
+	"knock/internal/matrixerr"
+	"knock/internal/pushrules"
+)
+
+// API serves push rules.
+type API struct{ rules *pushrules.Service }
+
+// New makes an API.
+func New(rules *pushrules.Service) *API { return &API{rules} }
+
+// Routes is the route table (Client-Server API, "Push Rules: API").
+func (a *API) Routes() []httpx.Route {
+	const base = "/_matrix/client/v3/pushrules/"
+	const rule = base + "global/{kind}/{ruleId}"
+	row := func(method, path string, h httpx.Handler) httpx.Route {
+		return httpx.Route{Method: method, Path: path, Handler: h, Auth: httpx.AuthUser, Spec: "Push Rules: API"}
+	}
+	return []httpx.Route{
+		row(http.MethodGet, base, a.all),
+		row(http.MethodGet, base+"global/", a.global),
+		row(http.MethodGet, rule, a.get),
+		row(http.MethodPut, rule, a.put),
+		row(http.MethodDelete, rule, a.delete),
+		row(http.MethodGet, rule+"/enabled", a.enabled),
+		row(http.MethodPut, rule+"/enabled", a.setEnabled),
+		row(http.MethodGet, rule+"/actions", a.actions),
+		row(http.MethodPut, rule+"/actions", a.setActions),
+	}
+}
+
+func (a *API) all(ctx context.Context, r *httpx.Request) (any, error) {
+	return a.rules.Global(ctx, r.Caller.UserID)
+}
+
+func (a *API) global(ctx context.Context, r *httpx.Request) (any, error) {
+	g, err := a.rules.Global(ctx, r.Caller.UserID)
+	return g.Global, err
+}
+
+// kind is the path's kind of rule.
+func kind(r *httpx.Request) (pushrules.Kind, error) {
+	k, ok := pushrules.ParseKind(r.Vars["kind"])
+	if !ok {
+		return 0, matrixerr.InvalidParam("The kind of rule must be override, content, room, sender or underride")
+	}
+	return k, nil
+}
+
+func (a *API) rule(ctx context.Context, r *httpx.Request) (pushrules.Rule, error) {
+	k, err := kind(r)
+	if err != nil {
+		return pushrules.Rule{}, err
+	}
+	return a.rules.Rule(ctx, r.Caller.UserID, k, r.Vars["ruleId"])
+}
+
+func (a *API) get(ctx context.Context, r *httpx.Request) (any, error) {
+	rule, err := a.rule(ctx, r)
+	return rule, err
+}
+
+func (a *API) put(ctx context.Context, r *httpx.Request) (any, error) {
+	k, err := kind(r)
+	if err != nil {
+		return nil, err
+	}
+	def := &pushrules.Definition{}
+	if err := r.JSON(def); err != nil {
+		return nil, err
+	}
+	return nil, a.rules.Put(ctx, r.Caller.UserID, k, r.Vars["ruleId"], def, r.Query("before"), r.Query("after"))
+}
+
+func (a *API) delete(ctx context.Context, r *httpx.Request) (any, error) {
+	k, err := kind(r)
+	if err != nil {
+		return nil, err
+	}
+	return nil, a.rules.Delete(ctx, r.Caller.UserID, k, r.Vars["ruleId"])
+}
+
+func (a *API) enabled(ctx context.Context, r *httpx.Request) (any, error) {
+	rule, err := a.rule(ctx, r)
+	return map[string]bool{"enabled": rule.Enabled}, err
+}
+
+func (a *API) setEnabled(ctx context.Context, r *httpx.Request) (any, error) {
+	var body struct {
+		Enabled *bool `json:"enabled"`
+	}
+	k, err := kind(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.JSON(&body); err != nil {
+		return nil, err
+	}
+	if body.Enabled == nil {
+		return nil, matrixerr.MissingParam("enabled is missing")
+	}
+	return nil, a.rules.SetEnabled(ctx, r.Caller.UserID, k, r.Vars["ruleId"], *body.Enabled)
+}
+
+func (a *API) actions(ctx context.Context, r *httpx.Request) (any, error) {
+	rule, err := a.rule(ctx, r)
+	return map[string]json.RawMessage{"actions": rule.Actions}, err
+}
+
+func (a *API) setActions(ctx context.Context, r *httpx.Request) (any, error) {
+	var body struct {
+		Actions json.RawMessage `json:"actions"`
+	}
+	k, err := kind(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.JSON(&body); err != nil {
+		return nil, err
+	}
+	if body.Actions == nil {
+		return nil, matrixerr.MissingParam("actions is missing")
+	}
+	return nil, a.rules.SetActions(ctx, r.Caller.UserID, k, r.Vars["ruleId"], body.Actions)
+}

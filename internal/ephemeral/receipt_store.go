@@ -1,0 +1,79 @@
+package ephemeral
+
+import "knock/internal/sqldb"
+
+var (
+	upsertReceipt = sqldb.RegisterInsert("ephemeral.receipt",
+		`INSERT INTO receipts (room_id, user_id, type, thread, event_id, ord, ts, pos) VALUES`, 8,
+		`ON CONFLICT (room_id, user_id, type, thread) DO UPDATE
+		SET event_id = excluded.event_id, ord = excluded.ord, ts = excluded.ts, pos = excluded.pos
+		WHERE excluded.ord > receipts.ord`)
+	selectReceipts = sqldb.Register("ephemeral.receipts",
+		`SELECT room_id, user_id, type, thread, event_id, ts FROM receipts
+		WHERE room_id = ANY($1::bytea[]) AND pos > $2 AND pos <= $3 AND (type <> $4 OR user_id = $5)`)
+	deleteReceipts = sqldb.Register("ephemeral.deleteRoom", `DELETE FROM receipts WHERE room_id = $1`)
+)
+
+// receiptKey is what has one receipt.
+type receiptKey struct{ room, user, kind, thread string }
+
+func keyOf(r *Receipt) receiptKey { return receiptKey{r.Room, r.User, r.Type, r.storedThread()} }
+
+// placed is a receipt with its event's place in the room.
+type placed struct {
+	Receipt
+	Place
+}
+
+// writes are the receipts of one transaction, the furthest of each key.
+type writes map[receiptKey]written
+
+type written struct {
+	placed
+	pos int64
+}
+
+type writesKey struct{}
+
+func writesOf(tx *sqldb.Tx) writes {
+	return tx.Scratch(writesKey{}, func() any {
+		w := writes{}
+		tx.BeforeCommit(func() error { return w.flush(tx) })
+		return w
+	}).(writes)
+}
+
+func (w writes) add(p placed, pos int64) {
+	k := keyOf(&p.Receipt)
+	if old, ok := w[k]; !ok || p.Ord > old.Ord {
+		w[k] = written{p, pos}
+	}
+}
+
+func (w writes) flush(tx *sqldb.Tx) error {
+	rows := make([][]any, 0, len(w))
+	for k, r := range w {
+		rows = append(rows, []any{k.room, k.user, k.kind, k.thread, r.Event, r.Ord, r.TS, r.pos})
+	}
+	return tx.Insert(upsertReceipt, rows...)
+}
+
+func readReceipts(tx *sqldb.Tx, user string, rooms []string, from, to int64) (map[string][]Receipt, error) {
+	rows, err := tx.Query(selectReceipts, rooms, from, to, ReadPrivate, user)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[string][]Receipt{}
+	for rows.Next() {
+		var r Receipt
+		if err := rows.Scan(&r.Room, &r.User, &r.Type, &r.Thread, &r.Event, &r.TS); err != nil {
+			return nil, err
+		}
+		if r.Thread == unthreaded {
+			r.Thread = ""
+		}
+		out[r.Room] = append(out[r.Room], r)
+	}
+	return out, rows.Close()
+}
