@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -163,6 +162,3 @@ func MayRedact(redaction, target *event.Event, powers Powers) bool {
 	}
 	return powers.UserLevel(redaction.Sender()) >= powers.Redact() || event.ServerOf(redaction.Sender()) == event.ServerOf(target.Sender())
 }
-
-// IsCreator says whether the user is a creator with infinite power (room version 12).
-func (p Powers) IsCreator(user string) bool { return slices.Contains(p.l.creators, user) }

@@ -6,7 +6,7 @@ func (c *check) powerLevels(level int64) error {
 	if err != nil {
 		return err
 	}
-	for _, creator := range c.p.creators {
+	for creator := range c.p.creators {
 		if _, listed := next.users[creator]; listed {
 			return refuse("a creator's power cannot be set")
 		}
@@ -50,12 +50,12 @@ func (c *check) userLevels(now, next map[string]int64, level int64) error {
 	for user, old := range now {
 		value, kept := next[user]
 		if user != c.e.Sender() && old >= level && (!kept || value != old) {
-			return refuse("the level of %s is not below the sender's", user)
+			return refuse("the level of another user is not below the sender's")
 		}
 	}
 	for user, value := range next {
 		if old, had := now[user]; value > level && (!had || value != old) {
-			return refuse("the new level of %s is above the sender's", user)
+			return refuse("a user's new level is above the sender's")
 		}
 	}
 	return nil

@@ -79,7 +79,7 @@ func TestLibraryAgrees(t *testing.T) {
 	allowed := 0
 	for i, v := range event.Versions() {
 		rnd := rand.New(rand.NewPCG(7, uint64(i)))
-		for range 1500 {
+		for range 500 {
 			r := randomRoom(t, rnd, v)
 			e := randomEvent(rnd, r)
 			ours := Check(e, r)

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"slices"
 	"sync/atomic"
 
 	"github.com/tidwall/gjson"
@@ -14,8 +13,8 @@ import (
 // back to Parse, which parses again only what changed.
 type Parsed struct {
 	create, levels, rules *event.Event
-	founder               string   // whose first join needs no permission; level 100 while the room has no power levels
-	creators              []string // since version 12: rank above all levels
+	founder               string          // whose first join needs no permission; level 100 while the room has no power levels
+	creators              map[string]bool // since version 12: rank above all levels
 	federate              bool
 	powers                Powers
 	joinRule              string
@@ -49,7 +48,12 @@ func (p *Parsed) readCreate(create *event.Event) {
 	}
 	p.federate = gjson.GetBytes(create.ContentJSON(), `m\.federate`).Type != gjson.False
 	p.founder = Founder(create)
-	p.creators = Creators(create)
+	if creators := Creators(create); creators != nil {
+		p.creators = make(map[string]bool, len(creators))
+		for _, user := range creators {
+			p.creators[user] = true
+		}
+	}
 }
 
 // Powers returns the power levels of the state.
@@ -77,9 +81,10 @@ func Creators(create *event.Event) []string {
 	if !create.V().PrivilegedCreators {
 		return nil
 	}
-	creators := []string{create.Sender()}
+	creators, known := []string{create.Sender()}, map[string]bool{create.Sender(): true}
 	for _, user := range gjson.GetBytes(create.ContentJSON(), "additional_creators").Array() {
-		if user.Type == gjson.String && !slices.Contains(creators, user.Str) {
+		if user.Type == gjson.String && !known[user.Str] {
+			known[user.Str] = true
 			creators = append(creators, user.Str)
 		}
 	}

@@ -35,8 +35,8 @@ type levels struct {
 	scalars                      [scalarCount]int64
 	present                      [scalarCount]bool
 	users, events, notifications map[string]int64
-	creators                     []string // above all levels
-	founder                      string   // level 100, only while the room has no power levels
+	creators                     map[string]bool // above all levels
+	founder                      string          // level 100, only while the room has no power levels
 }
 
 // Powers answers who may do what. The zero value is not useful; PowerLevels and Parsed.Powers make it. It is immutable.
@@ -64,7 +64,7 @@ func powersOf(p *Parsed, powerLevels *event.Event) Powers {
 
 // UserLevel returns the user's level, Infinite for creators since room version 12.
 func (p Powers) UserLevel(user string) int64 {
-	if slices.Contains(p.l.creators, user) {
+	if p.l.creators[user] {
 		return Infinite
 	}
 	if level, ok := p.l.users[user]; ok {
@@ -75,6 +75,9 @@ func (p Powers) UserLevel(user string) int64 {
 	}
 	return p.l.scalars[usersDefault]
 }
+
+// IsCreator says whether the user is a creator with infinite power (room version 12).
+func (p Powers) IsCreator(user string) bool { return p.l.creators[user] }
 
 // EventLevel returns the level that sending an event of the type needs.
 func (p Powers) EventLevel(evType string, isState bool) int64 {
@@ -168,7 +171,7 @@ func parseLevelMap(name string, value gjson.Result, v *event.Version) (map[strin
 func checkUserKeys(users map[string]int64) error {
 	for user := range users {
 		if !looksLikeUserID(user) {
-			return refuse("%q in the power levels is not a user id", user)
+			return refuse("a key of \"users\" in the power levels is not a user id")
 		}
 	}
 	return nil

@@ -45,48 +45,77 @@ func (r *resolver) powerOrder(g *graph, nodes []int32) ([]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	var graphNodes marks
-	graphNodes.addAll(nodes)
-	graphNodes.addAll(chain)
-	citing, waiting := make([][]int32, len(g.ids)), make([]int, len(g.ids))
-	var ready queue
-	var passing []int32
-	release := func(n int32) {
-		if x, listed := rank[n]; listed {
-			heap.Push(&ready, x)
-		} else {
-			passing = append(passing, n)
-		}
-	}
-	for _, n := range g.list(graphNodes) {
-		waiting[n] = len(g.auth[n])
-		for _, ref := range g.auth[n] {
-			citing[ref] = append(citing[ref], n)
-		}
-		if waiting[n] == 0 {
-			release(n)
-		}
-	}
+	var part marks
+	part.addAll(nodes)
+	part.addAll(chain)
+	k := newKahn(g, g.list(part), rank)
 	var sorted []int64
-	for len(passing) > 0 || len(ready) > 0 {
+	for {
 		if err := r.step(); err != nil {
 			return nil, err
 		}
-		var n int32
-		if last := len(passing) - 1; last >= 0 {
-			n, passing = passing[last], passing[:last]
-		} else {
-			n = heap.Pop(&ready).(ranked).node
-			sorted = append(sorted, g.ids[n])
-			delete(rank, n)
+		n, listed, ok := k.next()
+		if !ok {
+			return append(sorted, g.inCycles(k.left)...), nil
 		}
-		for _, c := range citing[n] {
-			if waiting[c]--; waiting[c] == 0 {
-				release(c)
-			}
+		if listed {
+			sorted = append(sorted, g.ids[n])
+		}
+		k.done(n)
+	}
+}
+
+// kahn is the state of Kahn's algorithm.
+type kahn struct {
+	left    map[int32]ranked // to be listed
+	citing  [][]int32        // by node: who cites it
+	waiting []int            // by node: auth events that are still to come
+	ready   queue            // candidates to be listed
+	passing []int32          // candidates not to be listed
+}
+
+func newKahn(g *graph, nodes []int32, listed map[int32]ranked) *kahn {
+	k := &kahn{left: listed, citing: make([][]int32, len(g.ids)), waiting: make([]int, len(g.ids))}
+	for _, n := range nodes {
+		k.waiting[n] = len(g.auth[n])
+		for _, ref := range g.auth[n] {
+			k.citing[ref] = append(k.citing[ref], n)
+		}
+		if k.waiting[n] == 0 {
+			k.release(n)
 		}
 	}
-	return append(sorted, g.inCycles(rank)...), nil
+	return k
+}
+
+func (k *kahn) release(n int32) {
+	if x, listed := k.left[n]; listed {
+		heap.Push(&k.ready, x)
+	} else {
+		k.passing = append(k.passing, n)
+	}
+}
+
+// next takes a candidate: one that is not listed if there is any, else the smallest.
+func (k *kahn) next() (n int32, listed, ok bool) {
+	if last := len(k.passing) - 1; last >= 0 {
+		n, k.passing = k.passing[last], k.passing[:last]
+		return n, false, true
+	}
+	if len(k.ready) == 0 {
+		return 0, false, false
+	}
+	n = heap.Pop(&k.ready).(ranked).node
+	delete(k.left, n)
+	return n, true, true
+}
+
+func (k *kahn) done(n int32) {
+	for _, c := range k.citing[n] {
+		if k.waiting[c]--; k.waiting[c] == 0 {
+			k.release(c)
+		}
+	}
 }
 
 // inCycles orders what Kahn's algorithm left. Only room versions 1 and 2, where senders choose event ids, can have events
