@@ -86,7 +86,7 @@ func (w *writer) attempt(ctx context.Context, items []*item) error {
 	tx := &Tx{db: w.db, ctx: ctx, conn: c, batch: &batch{scratch: make(map[any]any)}}
 	accepted, err := w.check(tx, items, began)
 	if err != nil || len(accepted) == 0 {
-		c.rollback()
+		tx.rollback()
 		return err
 	}
 	last, err := w.write(tx, accepted)
@@ -97,7 +97,7 @@ func (w *writer) attempt(ctx context.Context, items []*item) error {
 		w.db.metrics.commit.Observe(time.Since(committing).Seconds())
 	}
 	if err != nil {
-		c.rollback()
+		tx.rollback()
 		return err
 	}
 	w.warnSlow(tx.batch, accepted, time.Since(began))
@@ -139,7 +139,7 @@ func (tx *Tx) lost(op *Op, err error) error {
 	case tx.err != nil:
 		return tx.err
 	}
-	return fmt.Errorf("%s left the rows of %s open", op.Name, tx.open.name)
+	return fmt.Errorf("%s left the rows of %s open", op.Name, tx.open.stmt.name)
 }
 
 // write takes the positions and runs the Writes and the BeforeCommit functions. It returns the last position, 0 when

@@ -118,9 +118,9 @@ func (db *DB) Read(ctx context.Context, fn func(tx *Tx) error) (err error) {
 	if err := c.begin(ctx, false); err != nil {
 		return fmt.Errorf("begin a read: %w", err)
 	}
-	defer c.rollback()
-	tx := Tx{db: db, ctx: ctx, conn: c}
-	return fn(&tx)
+	tx := &Tx{db: db, ctx: ctx, conn: c}
+	defer tx.rollback()
+	return fn(tx)
 }
 
 // Position is the highest committed stream position.
@@ -154,18 +154,21 @@ type pool struct {
 	mu    sync.Mutex
 	idle  []conn // most recently used last
 	shut  bool
+	gone  chan struct{} // closed with shut
 }
 
 func (p *pool) init(db *DB, size int) {
 	if size <= 0 {
 		size = min(max(4, 2*runtime.GOMAXPROCS(0)), 16)
 	}
-	p.db, p.slots = db, make(chan struct{}, size)
+	p.db, p.slots, p.gone = db, make(chan struct{}, size), make(chan struct{})
 }
 
 func (p *pool) get(ctx context.Context) (conn, error) {
 	select {
 	case p.slots <- struct{}{}:
+	case <-p.gone:
+		return nil, ErrClosed
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for a database connection: %w", ctx.Err())
 	}
@@ -206,6 +209,7 @@ func (p *pool) put(c conn) {
 func (p *pool) close() error {
 	p.mu.Lock()
 	p.shut = true
+	close(p.gone)
 	idle := p.idle
 	p.idle = nil
 	p.mu.Unlock()

@@ -244,6 +244,10 @@ func (c *pgConn) rollback() {
 	if !c.usable() || c.c.PgConn().TxStatus() == 'I' {
 		return
 	}
+	if c.c.PgConn().IsBusy() {
+		_ = c.close()
+		return
+	}
 	c.ending = c.c.PgConn().StartPipeline(context.Background())
 	c.ending.SendQueryParams("rollback", nil, nil, nil, nil)
 	if err := c.ending.Sync(); err != nil {

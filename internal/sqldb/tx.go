@@ -14,7 +14,7 @@ type Tx struct {
 	ctx   context.Context
 	conn  conn
 	batch *batch // nil for a read
-	open  *Stmt  // whose result is open
+	open  *Rows  // the result that is open
 	err   error  // first statement that failed: PostgreSQL runs nothing after it
 	bound []any  // reused
 }
@@ -44,8 +44,8 @@ func (tx *Tx) Query(s *Stmt, args ...any) (*Rows, error) {
 	if err != nil {
 		return nil, tx.failed(s, err)
 	}
-	tx.open = s
-	return &Rows{tx: tx, rows: r, stmt: s}, nil
+	tx.open = &Rows{tx: tx, rows: r, stmt: s}
+	return tx.open, nil
 }
 
 // QueryRow runs a statement that gives one row or none. Scan must follow.
@@ -156,6 +156,14 @@ func (tx *Tx) writing() *batch {
 	return tx.batch
 }
 
+// rollback ends the transaction, with a result that an operation left open.
+func (tx *Tx) rollback() {
+	if tx.open != nil {
+		tx.open.Close()
+	}
+	tx.conn.rollback()
+}
+
 // start makes the transaction ready for a statement and binds its arguments.
 func (tx *Tx) start(s *Stmt, args []any) error {
 	if err := tx.ready(); err != nil {
@@ -177,7 +185,7 @@ func (tx *Tx) ready() error {
 		return fmt.Errorf("a statement of this transaction has failed: %w", tx.err)
 	}
 	if tx.open != nil {
-		return fmt.Errorf("the rows of %s are still open", tx.open.name)
+		return fmt.Errorf("the rows of %s are still open", tx.open.stmt.name)
 	}
 	return tx.ctx.Err()
 }
