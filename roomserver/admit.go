@@ -20,12 +20,9 @@ var errMissingAuth = errors.New("the event cites auth events that are not here")
 // admission says how an event that was built elsewhere enters a room.
 type admission struct {
 	// state is the state before the event where its prev events do not tell.
-	state    *store.Ref
-	gap      bool // state stands for the prev events that are not here
-	flags    store.Flags
-	targets  []string
-	exclude  string
-	stripped []byte
+	state   *state.Set
+	flags   store.Flags
+	exclude string // the server that has the event already
 }
 
 // admit applies the checks performed on receipt of a PDU (server-server API,
@@ -41,7 +38,7 @@ func (b *batch) admit(ctx context.Context, e *event.Event, a admission) (*draft,
 	if err != nil {
 		return nil, err
 	}
-	acc := acceptance{flags: a.flags, auth: cited.nids, targets: a.targets, exclude: a.exclude, replaces: known}
+	acc := acceptance{flags: a.flags, auth: cited.nids, exclude: a.exclude, replaces: known}
 	if acc.before, acc.missing, err = b.before(ctx, e, a); err != nil {
 		return nil, err
 	}
@@ -51,6 +48,9 @@ func (b *batch) admit(ctx context.Context, e *event.Event, a admission) (*draft,
 		}
 	}
 	reason := cited.reason
+	if e.Oversized() {
+		reason = &NotAllowed{Reason: "a field of the event is too long"}
+	}
 	if reason == nil {
 		reason, acc.state, err = b.r.allowedAt(ctx, e, acc.before.Set)
 		if err != nil {
@@ -181,14 +181,17 @@ func (b *batch) before(ctx context.Context, e *event.Event, a admission) (*store
 		}
 		refs = append(refs, ref)
 	}
-	if a.state != nil && (a.gap || len(refs) == 0) {
-		refs = append(refs, a.state)
+	if len(missing) == 0 && len(prevs) > 0 {
+		ref, err := b.merge(ctx, refs)
+		return ref, nil, err
 	}
-	if len(missing) > 0 && a.state == nil && !a.gap {
+	if a.state == nil {
 		return nil, missing, fmt.Errorf("%w: %d of %d", errMissingPrev, len(missing), len(prevs))
 	}
-	ref, err := b.merge(ctx, refs)
-	return ref, missing, err
+	if same(a.state, r.tip.state.Set) {
+		return r.tip.state, missing, nil
+	}
+	return b.extend(r.tip.state, a.state), missing, nil
 }
 
 // errMissingPrev is returned for an event whose prev events are not here.

@@ -70,7 +70,6 @@ type acceptance struct {
 	txnKey      []byte
 	replaces    *store.Stored // the outlier row that the event has already
 	missing     []string      // prev events that are not here
-	targets     []string      // servers beyond those in the room, such as an invited user's
 	exclude     string        // a server that has the event already
 }
 
@@ -91,7 +90,10 @@ func (b *batch) add(ctx context.Context, e *event.Event, a acceptance) (*draft, 
 	if err != nil {
 		return nil, err
 	}
-	d.targets = r.receivers(a.targets, a.exclude, a.flags)
+	d.targets = r.receivers(a.exclude, a.flags)
+	if user, ok := r.outsider(e); ok && a.flags&store.Outgoing != 0 && a.exclude != user {
+		d.targets = append(d.targets, user)
+	}
 	r.advance(e, d.stored.NID, after)
 	if err := b.settle(ctx, d); err != nil {
 		return nil, err
@@ -123,6 +125,12 @@ func (b *batch) draft(ctx context.Context, e *event.Event, a acceptance) (*draft
 		row.NID, d.place = a.replaces.NID, true
 	} else {
 		row.NID = r.s.db.NextID()
+	}
+	if len(a.missing) > 0 {
+		row.Flags |= store.Gapped
+	}
+	if e.Redacted() {
+		row.Flags |= store.Hollow
 	}
 	if d.live {
 		row.Ord, row.HasOrd = r.tip.ord, true
@@ -223,8 +231,8 @@ func (b *batch) prepare(ctx context.Context, d *draft, a acceptance) error {
 }
 
 // receivers returns the servers that an event made here goes to: those that
-// were in the room before it, and the ones named besides.
-func (r *room) receivers(besides []string, exclude string, flags store.Flags) []string {
+// were in the room before it, but for one that has it already.
+func (r *room) receivers(exclude string, flags store.Flags) []string {
 	if flags&store.Outgoing == 0 {
 		return nil
 	}
@@ -234,12 +242,19 @@ func (r *room) receivers(besides []string, exclude string, flags store.Flags) []
 			out = append(out, server)
 		}
 	}
-	for _, server := range besides {
-		if server != r.s.ServerName && server != exclude && !slices.Contains(out, server) {
-			out = append(out, server)
-		}
-	}
 	return out
+}
+
+// outsider returns the server of the user whom a leave or ban concerns when that
+// server is not in the room: it must hear that its user's invite is over.
+func (r *room) outsider(e *event.Event) (string, bool) {
+	user, isState := e.Key()
+	if e.Type() != "m.room.member" || !isState || user == e.Sender() {
+		return "", false
+	}
+	server := event.ServerOf(user)
+	m := auth.Membership(e)
+	return server, (m == auth.Leave || m == auth.Ban) && server != r.s.ServerName && r.tip.servers[server] == 0
 }
 
 // remember makes a queued event visible to this room's own lookups.

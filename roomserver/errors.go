@@ -2,7 +2,9 @@ package roomserver
 
 import (
 	"errors"
+	"net/http"
 
+	"knock/internal/matrixerr"
 	"knock/roomserver/auth"
 )
 
@@ -18,8 +20,44 @@ var (
 	ErrUnsupported  = errors.New("the room version is not supported")
 	ErrAliasTaken   = errors.New("the alias is taken")
 	ErrUnknownAlias = errors.New("the alias does not exist")
+	ErrUnknownUser  = errors.New("the user does not exist on this server")
+	ErrNoCreate     = errors.New("the state that came with the invite lacks the room's m.room.create as a full event")
 	ErrBadRequest   = errors.New("the request is not valid")
 )
 
 // NotAllowed is the refusal of an event by the authorisation rules.
 type NotAllowed = auth.NotAllowed
+
+// MatrixError maps an error of this package to the specification's code. Other
+// errors are returned as they are.
+func MatrixError(err error) error {
+	var refused *NotAllowed
+	if errors.As(err, &refused) {
+		return matrixerr.Forbidden("You are not allowed to do this: " + refused.Reason + ".").With(err)
+	}
+	for _, m := range mapped {
+		if errors.Is(err, m.err) {
+			return m.as.With(err)
+		}
+	}
+	return err
+}
+
+var mapped = []struct {
+	err error
+	as  *matrixerr.Error
+}{
+	{ErrUnknownRoom, matrixerr.NotFound("This server does not know the room, or is not in it.")},
+	{ErrUnknownEvent, matrixerr.NotFound("The event was not found.")},
+	{ErrUnknownAlias, matrixerr.NotFound("The room alias was not found.")},
+	{ErrUnknownUser, matrixerr.NotFound("The user does not exist on this server.")},
+	{ErrNotJoined, matrixerr.Forbidden("You are not in this room.")},
+	{ErrNotVisible, matrixerr.Forbidden("You may not see this room.")},
+	{ErrNotLocal, matrixerr.Forbidden("This id belongs to another server; ask that server.")},
+	{ErrTooLarge, matrixerr.TooLarge("The event is too large; an event may have 65,536 bytes at most.")},
+	{ErrNoRoute, matrixerr.New(http.StatusBadGateway, "M_UNKNOWN", "No server that is in the room could be reached. Try again later, or name another server in \"via\".")},
+	{ErrUnsupported, matrixerr.New(http.StatusBadRequest, "M_UNSUPPORTED_ROOM_VERSION", "This server does not support the room version.")},
+	{ErrAliasTaken, matrixerr.New(http.StatusBadRequest, "M_ROOM_IN_USE", "The room alias is taken; choose another one.")},
+	{ErrNoCreate, matrixerr.MissingParam("The invite lacks the room's m.room.create event as a full PDU.")},
+	{ErrBadRequest, matrixerr.InvalidParam("The request is not valid.")},
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/tidwall/gjson"
@@ -437,17 +438,24 @@ func (a *joinAnswer) allowed(e *event.Event) bool {
 }
 
 // authOrder returns the events so that each comes after the auth events that it
-// cites; events on a cycle, or marked bad, are left out.
+// cites; those marked bad are left out.
 func authOrder(byID map[string]*event.Event, bad map[string]bool) []*event.Event {
+	return order(byID, bad, (*event.Event).AuthRefs)
+}
+
+// order returns events so that each comes after those that it refers to. On a
+// cycle, which only a liar can claim, some order is returned.
+func order(byID map[string]*event.Event, bad map[string]bool, refs func(*event.Event) []string) []*event.Event {
 	const visiting, done = 1, 2
 	mark := make(map[string]int, len(byID))
 	out := make([]*event.Event, 0, len(byID))
-	for _, root := range byID {
-		stack := []*event.Event{root}
+	roots := slices.Sorted(maps.Keys(byID))
+	for _, root := range roots {
+		stack := []*event.Event{byID[root]}
 		for len(stack) > 0 {
 			e := stack[len(stack)-1]
 			id := e.EventID()
-			if mark[id] == visiting || mark[id] == done || bad[id] {
+			if mark[id] != 0 || bad[id] {
 				stack = stack[:len(stack)-1]
 				if mark[id] == visiting {
 					mark[id] = done
@@ -456,7 +464,7 @@ func authOrder(byID map[string]*event.Event, bad map[string]bool) []*event.Event
 				continue
 			}
 			mark[id] = visiting
-			for _, ref := range e.AuthRefs() {
+			for _, ref := range refs(e) {
 				if next := byID[ref]; next != nil && mark[ref] == 0 {
 					stack = append(stack, next)
 				}

@@ -69,6 +69,7 @@ type Outbound interface {
 // Profiles tells what a local user's member events say about them.
 type Profiles interface {
 	MemberProfile(ctx context.Context, userID string) (displayName, avatarURL string, err error)
+	Exists(ctx context.Context, userID string) bool
 }
 
 // Verifier checks the signatures of events from other servers: one error, or
@@ -87,6 +88,7 @@ type Server struct {
 	used    uint64 // counts uses, to evict the longest unused handle
 	loading map[int64]*loading
 	invites sync.Mutex // guards the creation of rows of rooms that are not resident
+	intake  intake
 }
 
 type loading struct {
@@ -109,7 +111,10 @@ func New(o Options) *Server {
 	if o.DefaultVersion == "" {
 		o.DefaultVersion = event.DefaultVersion
 	}
-	return &Server{Options: o, db: o.Store.DB, rooms: map[int64]*room{}, loading: map[int64]*loading{}}
+	return &Server{
+		Options: o, db: o.Store.DB, rooms: map[int64]*room{}, loading: map[int64]*loading{},
+		intake: intake{rooms: map[int64]store.RoomKey{}, busy: map[int64]bool{}, wake: make(chan struct{}, 1)},
+	}
 }
 
 // Start loads the index of who is in which room.

@@ -13,7 +13,7 @@ import (
 
 const (
 	maxAnswer = 128 << 10
-	maxKeys   = 256 // in one answer
+	maxKeys   = 64 // in one answer; twice as many of one server are kept
 	algorithm = "ed25519:"
 )
 

@@ -158,9 +158,9 @@ func (r *Ring) fetchNow(ctx context.Context, name string, s *server) {
 		return
 	}
 	r.count("direct", nil)
-	changed, fruitful := s.merge(a, r.o.Clock.Millis(), false)
+	c, fruitful := s.merge(a, r.o.Clock.Millis(), false)
 	s.rest(&s.direct, r.o.Clock(), fruitful, pauseReachable)
-	r.store(ctx, a, changed)
+	r.store(ctx, a, c)
 }
 
 func (s *server) rest(p *pause, now time.Time, fruitful bool, limit time.Duration) {
@@ -249,8 +249,8 @@ func (r *Ring) takeFromNotary(ctx context.Context, notary string, raw json.RawMe
 	if err := r.verifyNotary(ctx, notary, a.raw); err != nil {
 		return err
 	}
-	changed, _ := r.server(a.ServerName).merge(a, r.o.Clock.Millis(), true)
-	r.store(ctx, a, changed)
+	c, _ := r.server(a.ServerName).merge(a, r.o.Clock.Millis(), true)
+	r.store(ctx, a, c)
 	return nil
 }
 

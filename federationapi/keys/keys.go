@@ -136,8 +136,7 @@ type server struct {
 	mu     sync.Mutex
 	loaded bool // what the database knows is here
 	keys   map[string]verifyKey
-	answer []byte // its newest own answer, nil when there was none
-	until  int64  // valid_until_ts of the answer, capped
+	until  int64 // until when the answer in the database holds; 0 when there is none
 
 	direct, asked pause // from the server itself, from notaries
 }
@@ -195,13 +194,14 @@ func (r *Ring) key(server, id string) (verifyKey, bool) {
 }
 
 // merge takes over an answer. Keys that a server itself publishes replace older ones of the same id; a notary can
-// only add keys, extend them or retire them. It returns the keys that are worth storing, and whether the answer was
-// worth fetching: it had a key that was new, retired, or valid again.
-func (s *server) merge(a *answer, now int64, fromNotary bool) (changed map[string]verifyKey, fruitful bool) {
+// only add keys, extend them or retire them. fruitful tells whether the answer was worth fetching: it had a key that
+// was new, retired, or valid again.
+func (s *server) merge(a *answer, now int64, fromNotary bool) (c change, fruitful bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	changed = map[string]verifyKey{}
-	for id, k := range a.keys(now) {
+	c.keys = map[string]verifyKey{}
+	listed := a.keys(now)
+	for id, k := range listed {
 		old, known := s.keys[id]
 		same := known && old.key.Equal(k.key)
 		if known && !same && fromNotary {
@@ -214,13 +214,23 @@ func (s *server) merge(a *answer, now int64, fromNotary bool) (changed map[strin
 		news := !same || k.expired != old.expired || k.validUntil > now && old.validUntil <= now
 		fruitful = fruitful || news
 		if news || k.validUntil-old.validUntil >= worthStoring {
-			changed[id] = k
+			c.keys[id] = k
 		}
 	}
-	if until := a.until(now); until > s.until || !fromNotary {
-		s.answer, s.until = a.raw, until
+	if len(s.keys) > 2*maxKeys {
+		s.keys, c.keys, c.reset = listed, listed, true
 	}
-	return changed, fruitful
+	if len(c.keys) > 0 {
+		s.until = a.until(now)
+	}
+	return c, fruitful
+}
+
+// change is what an answer changed: keys to be stored, in place of all others of the server when reset. Nobody may
+// have us keep keys without end.
+type change struct {
+	keys  map[string]verifyKey
+	reset bool
 }
 
 // worthStoring is by how many milliseconds a key's validity must have grown to be written again: servers that answer

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -126,7 +125,7 @@ type criteria struct {
 func (c criteria) met(s *server) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.answer == nil || s.until < c.until {
+	if s.until == 0 || s.until < c.until {
 		return false
 	}
 	for _, id := range c.ids {
@@ -155,14 +154,16 @@ func (r *Ring) query(ctx context.Context, want map[string]criteria) (any, error)
 		}
 		list = append(list, own)
 	}
-	for _, name := range names {
-		signed, err := r.countersigned(name)
+	answers, err := r.answers(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	for _, raw := range answers {
+		signed, err := event.SignJSON(raw, r.o.Signer)
 		if err != nil {
 			return nil, err
 		}
-		if signed != nil {
-			list = append(list, signed)
-		}
+		list = append(list, signed)
 	}
 	return map[string]any{"server_keys": list}, nil
 }
@@ -183,20 +184,4 @@ func (r *Ring) fetchForOthers(ctx context.Context, names []string) {
 		})
 	}
 	wg.Wait()
-}
-
-// countersigned is a server's newest answer with our signature added, nil when there is none.
-func (r *Ring) countersigned(name string) (json.RawMessage, error) {
-	s := r.server(name)
-	s.mu.Lock()
-	raw := s.answer
-	s.mu.Unlock()
-	if raw == nil {
-		return nil, nil
-	}
-	signed, err := event.SignJSON(raw, r.o.Signer)
-	if err != nil {
-		return nil, errors.Join(errors.New("countersigning an answer about keys"), err)
-	}
-	return signed, nil
 }

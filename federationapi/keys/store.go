@@ -10,9 +10,12 @@ import (
 var (
 	keysOf = sqldb.Register("keys.of",
 		`SELECT server, key_id, key, valid_until, expired FROM server_keys WHERE server = ANY($1::bytea[])`)
+	untilOf = sqldb.Register("keys.untilOf",
+		`SELECT server, valid_until FROM server_key_answers WHERE server = ANY($1::bytea[])`)
 	answersOf = sqldb.Register("keys.answersOf",
-		`SELECT server, answer, valid_until FROM server_key_answers WHERE server = ANY($1::bytea[])`)
-	putKey = sqldb.Register("keys.put",
+		`SELECT answer FROM server_key_answers WHERE server = ANY($1::bytea[]) ORDER BY server`)
+	dropKeys = sqldb.Register("keys.drop", `DELETE FROM server_keys WHERE server = $1`)
+	putKey   = sqldb.Register("keys.put",
 		`INSERT INTO server_keys (server, key_id, key, valid_until, expired) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (server, key_id) DO UPDATE SET key = excluded.key, valid_until = excluded.valid_until, expired = excluded.expired`)
 	putAnswer = sqldb.Register("keys.putAnswer",
@@ -37,18 +40,18 @@ func (r *Ring) load(ctx context.Context, names []string) error {
 		return nil
 	}
 	var rows []keyRow
-	var answers []answerRow
+	var until []untilRow
 	err := r.o.DB.Read(ctx, func(tx *sqldb.Tx) (err error) {
 		if rows, err = sqldb.Collect(tx, keysOf, scanKey, list); err != nil {
 			return err
 		}
-		answers, err = sqldb.Collect(tx, answersOf, scanAnswer, list)
+		until, err = sqldb.Collect(tx, untilOf, scanUntil, list)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	fill(todo, rows, answers)
+	fill(todo, rows, until)
 	return nil
 }
 
@@ -57,9 +60,8 @@ type keyRow struct {
 	key        verifyKey
 }
 
-type answerRow struct {
+type untilRow struct {
 	server string
-	answer []byte
 	until  int64
 }
 
@@ -68,13 +70,13 @@ func scanKey(rows *sqldb.Rows) (k keyRow, err error) {
 	return k, err
 }
 
-func scanAnswer(rows *sqldb.Rows) (a answerRow, err error) {
-	err = rows.Scan(&a.server, &a.answer, &a.until)
-	return a, err
+func scanUntil(rows *sqldb.Rows) (u untilRow, err error) {
+	err = rows.Scan(&u.server, &u.until)
+	return u, err
 }
 
 // fill puts rows into entries; what was fetched meanwhile is newer and stays.
-func fill(todo map[string]*server, rows []keyRow, answers []answerRow) {
+func fill(todo map[string]*server, rows []keyRow, until []untilRow) {
 	for _, row := range rows {
 		s := todo[row.server]
 		s.mu.Lock()
@@ -83,11 +85,11 @@ func fill(todo map[string]*server, rows []keyRow, answers []answerRow) {
 		}
 		s.mu.Unlock()
 	}
-	for _, row := range answers {
+	for _, row := range until {
 		s := todo[row.server]
 		s.mu.Lock()
-		if s.answer == nil {
-			s.answer, s.until = row.answer, row.until
+		if s.until == 0 {
+			s.until = row.until
 		}
 		s.mu.Unlock()
 	}
@@ -98,19 +100,37 @@ func fill(todo map[string]*server, rows []keyRow, answers []answerRow) {
 	}
 }
 
+// answers returns the newest answers of servers, as they signed them.
+func (r *Ring) answers(ctx context.Context, names []string) (list [][]byte, err error) {
+	err = r.o.DB.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		list, err = sqldb.Collect(tx, answersOf, func(rows *sqldb.Rows) (raw []byte, err error) {
+			err = rows.Scan(&raw)
+			return raw, err
+		}, names)
+		return err
+	})
+	return list, err
+}
+
 // store writes what an answer changed. A failure is logged only: the keys are in memory and can be fetched again.
-func (r *Ring) store(ctx context.Context, a *answer, changed map[string]verifyKey) {
-	if len(changed) == 0 {
+func (r *Ring) store(ctx context.Context, a *answer, c change) {
+	if len(c.keys) == 0 {
 		return
 	}
 	now := r.o.Clock.Millis()
+	server := []byte(a.ServerName)
 	err := r.o.DB.Do(ctx, &sqldb.Op{Name: "keys.store", Write: func(tx *sqldb.Tx, _ int64) error {
-		for id, k := range changed {
-			if _, err := tx.Exec(putKey, []byte(a.ServerName), []byte(id), []byte(k.key), k.validUntil, k.expired); err != nil {
+		if c.reset {
+			if _, err := tx.Exec(dropKeys, server); err != nil {
 				return err
 			}
 		}
-		_, err := tx.Exec(putAnswer, []byte(a.ServerName), a.until(now), now, a.raw)
+		for id, k := range c.keys {
+			if _, err := tx.Exec(putKey, server, []byte(id), []byte(k.key), k.validUntil, k.expired); err != nil {
+				return err
+			}
+		}
+		_, err := tx.Exec(putAnswer, server, a.until(now), now, a.raw)
 		return err
 	}})
 	if err != nil && !errors.Is(err, context.Canceled) {

@@ -40,7 +40,13 @@ func open(t testing.TB, d sqldb.Dialect) *sqldb.DB {
 
 func openWith(t testing.TB, d sqldb.Dialect, change func(url string) string) *sqldb.DB {
 	t.Helper()
-	db, err := sqldb.Open(t.Context(), sqldb.Options{URL: change(sqldbtest.EmptyURL(t, d))})
+	return openURL(t, change(sqldbtest.EmptyURL(t, d)))
+}
+
+// openURL opens a database and migrates it with baseFiles; it is not started.
+func openURL(t testing.TB, url string) *sqldb.DB {
+	t.Helper()
+	db, err := sqldb.Open(t.Context(), sqldb.Options{URL: url})
 	if err != nil {
 		t.Fatal(err)
 	}

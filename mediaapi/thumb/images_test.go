@@ -106,3 +106,22 @@ func webpOf(w, h int, c color.NRGBA) []byte {
 	out = binary.LittleEndian.AppendUint32(out, uint32(len(data)))
 	return append(out, data...)
 }
+
+// movingWebP is an animation whose first frame is still, shown on a canvas of w × h.
+func movingWebP(still []byte, w, h int) []byte {
+	dims := func(out []byte) []byte {
+		return append(out, byte(w-1), byte((w-1)>>8), byte((w-1)>>16), byte(h-1), byte((h-1)>>8), byte((h-1)>>16))
+	}
+	chunk := func(out []byte, name string, data []byte) []byte {
+		out = binary.LittleEndian.AppendUint32(append(out, name...), uint32(len(data)))
+		return append(out, data...)
+	}
+	frame := dims(make([]byte, 6))
+	frame = append(frame, 100, 0, 0, 0)
+	frame = append(frame, still[12:]...)
+	body := chunk([]byte("WEBP"), "VP8X", dims([]byte{webpAnimated, 0, 0, 0}))
+	body = chunk(body, "ICCP", make([]byte, 10))
+	body = chunk(body, "ANIM", make([]byte, 6))
+	body = chunk(chunk(body, "ANMF", frame), "ANMF", frame)
+	return append(binary.LittleEndian.AppendUint32([]byte("RIFF"), uint32(len(body))), body...)
+}

@@ -140,7 +140,7 @@ func webpDetails(info *Info, model color.Model, head []byte, _ io.ReadSeeker) er
 		info.Memory = 3 * info.Pixels()
 	}
 	if string(head[12:16]) == "VP8X" && len(head) > 20 {
-		info.Animated = head[20]&2 != 0
+		info.Animated = head[20]&webpAnimated != 0
 	}
 	return nil
 }

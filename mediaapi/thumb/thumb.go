@@ -14,8 +14,6 @@ import (
 	"image/png"
 	"io"
 	"slices"
-
-	"golang.org/x/image/webp"
 )
 
 // ErrFormat says that content is no image that can be read.
@@ -85,7 +83,7 @@ func decode(r io.Reader, mime string) (image.Image, error) {
 	case "image/gif":
 		return gif.Decode(r) // the first frame
 	case "image/webp":
-		return webp.Decode(r)
+		return decodeWebP(r)
 	}
 	return nil, ErrFormat
 }

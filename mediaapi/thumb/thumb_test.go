@@ -300,15 +300,29 @@ func TestAnimated(t *testing.T) {
 		data []byte
 		want bool
 	}{
-		"png":  {encoded(t, "image/png", quarters(4, 4)), false},
-		"apng": {apng, true},
-		"gif":  {encoded(t, "image/gif", quarters(4, 4)), true},
-		"jpeg": {encoded(t, "image/jpeg", quarters(4, 4)), false},
-		"webp": {webpOf(4, 4, color.NRGBA{}), false},
+		"png":         {encoded(t, "image/png", quarters(4, 4)), false},
+		"apng":        {apng, true},
+		"gif":         {encoded(t, "image/gif", quarters(4, 4)), true},
+		"jpeg":        {encoded(t, "image/jpeg", quarters(4, 4)), false},
+		"webp":        {webpOf(4, 4, color.NRGBA{}), false},
+		"moving webp": {movingWebP(webpOf(4, 4, color.NRGBA{}), 4, 4), true},
 	} {
 		if info := inspect(t, c.data); info.Animated != c.want {
 			t.Errorf("%s: %+v", name, info)
 		}
+	}
+}
+
+func TestMovingWebP(t *testing.T) {
+	still := webpOf(400, 300, color.NRGBA{255, 0, 0, 255})
+	img := mustMake(t, movingWebP(still, 400, 300), Size{320, 240, false})[0]
+	if got := corners(t, img.Data); got != "rrrr" || img.Width != 320 {
+		t.Errorf("%s of %d pixels", got, img.Width)
+	}
+	// A frame that is larger than it says is no picture.
+	lie := movingWebP(webpOf(16384, 16384, color.NRGBA{}), 4, 4)
+	if _, err := Make(t.Context(), bytes.NewReader(lie), inspect(t, lie), all); !errors.Is(err, ErrFormat) {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -317,6 +331,7 @@ func FuzzMake(f *testing.F) {
 	f.Add(encoded(f, "image/png", quarters(20, 10)))
 	f.Add(encoded(f, "image/gif", quarters(20, 10)))
 	f.Add(webpOf(20, 10, color.NRGBA{1, 2, 3, 4}))
+	f.Add(movingWebP(webpOf(20, 10, color.NRGBA{1, 2, 3, 4}), 20, 10))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		info, err := Inspect(bytes.NewReader(data))
 		if err != nil || info.Memory > 1<<20 {

@@ -1,15 +1,18 @@
 package node
 
 import (
+	"context"
 	"net/netip"
+	"strings"
 
 	"knock/clientapi"
 	"knock/internal/httpx"
+	"knock/internal/matrixerr"
 )
 
 // hooks are what a router asks of the parts.
 func (n *Node) hooks(proxies []netip.Prefix) httpx.Hooks {
-	return httpx.Hooks{
+	h := httpx.Hooks{
 		Authenticate:   clientapi.Authenticate(n.parts.account),
 		RateLimit:      clientapi.RateLimit(n.parts.limiter),
 		TrustedProxies: proxies,
@@ -17,4 +20,46 @@ func (n *Node) hooks(proxies []netip.Prefix) httpx.Hooks {
 		Log:            n.logs.Component("http"),
 		Registerer:     n.metrics,
 	}
+	if n.parts.keys != nil {
+		h.AuthenticateServer = n.authenticateServer
+	}
+	return h
+}
+
+// authenticateServer verifies who signed a request of federation. A server that reaches us is alive: its back-off ends.
+func (n *Node) authenticateServer(ctx context.Context, r *httpx.Request) (string, error) {
+	body, err := r.Bytes()
+	if err != nil {
+		return "", err
+	}
+	origin, err := n.parts.keys.VerifyRequest(ctx, r.Method, r.RequestURI, r.Header.Values("Authorization"), body, []string{n.cfg.ServerName})
+	if err != nil {
+		return "", err
+	}
+	if !n.federatesWith(origin) {
+		return "", matrixerr.Forbidden("This server does not talk to " + origin)
+	}
+	n.parts.remote.Alive(origin)
+	return origin, nil
+}
+
+// federatesWith applies federation.allow_domains and deny_domains.
+func (n *Node) federatesWith(server string) bool {
+	f := n.cfg.Federation
+	return !matchesAny(f.DenyDomains, server) && (len(f.AllowDomains) == 0 || matchesAny(f.AllowDomains, server))
+}
+
+// matchesAny says whether a server name, its port left aside unless the pattern has one, is one of patterns.
+func matchesAny(patterns []string, server string) bool {
+	host := server
+	if i := strings.LastIndexByte(server, ':'); i > strings.LastIndexByte(server, ']') {
+		host = server[:i]
+	}
+	for _, p := range patterns {
+		suffix, wild := strings.CutPrefix(p, "*")
+		if p == server || p == host || wild && strings.HasSuffix(host, suffix) {
+			return true
+		}
+	}
+	return false
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"knock/config"
+	"knock/federationapi/client"
 	"knock/internal/httpx"
 	"knock/internal/obs"
 	"knock/internal/schema"
@@ -30,6 +31,8 @@ type Options struct {
 	LogTo   io.Writer // nil is standard error
 	// Offline opens the database and the parts, but no listeners: for commands that do one thing and end.
 	Offline bool
+	// Lookup finds the addresses of other servers; nil is the machine's resolver.
+	Lookup client.Lookup
 }
 
 // Node is everything that runs in one process.
@@ -47,12 +50,12 @@ type Node struct {
 	stop  context.CancelFunc // ends the writer of db
 	parts parts
 
-	client, federation, operators *server // nil: off
-	certs                         []*certificate
-	ready                         atomic.Bool
-	closing                       context.Context // ends when the node begins to stop
-	close                         context.CancelFunc
-	closed                        sync.Once
+	clients, federation, operators *server // nil: off
+	certs                          []*certificate
+	ready                          atomic.Bool
+	closing                        context.Context // ends when the node begins to stop
+	close                          context.CancelFunc
+	closed                         sync.Once
 }
 
 // component is a part that works in the background.
@@ -127,7 +130,7 @@ func (n *Node) listen() (err error) {
 	if err != nil {
 		return err
 	}
-	if n.client, err = listen("client", l.Client.Address, cert); err != nil {
+	if n.clients, err = listen("client", l.Client.Address, cert); err != nil {
 		return err
 	}
 	if l.Federation.Address != "" && n.cfg.Federation.Enabled {
@@ -159,7 +162,7 @@ func (n *Node) certificate(certFile, keyFile string) (*certificate, error) {
 }
 
 // ClientAddress is the address of the client listener, its port filled in.
-func (n *Node) ClientAddress() string { return n.client.address() }
+func (n *Node) ClientAddress() string { return n.clients.address() }
 
 // FederationAddress is the address of the federation listener; "" when it is off.
 func (n *Node) FederationAddress() string { return n.federation.address() }
@@ -235,10 +238,13 @@ func (n *Node) operatorsHandler() http.Handler { return obs.Handler(n.metrics, n
 func (n *Node) Close() (err error) {
 	n.closed.Do(func() {
 		n.close()
-		for _, s := range []*server{n.client, n.federation, n.operators} {
+		for _, s := range []*server{n.clients, n.federation, n.operators} {
 			if s != nil {
 				_ = s.l.Close() // closed already when it was served
 			}
+		}
+		if n.parts.remote != nil {
+			n.parts.remote.Close()
 		}
 		if n.db != nil {
 			err = n.db.Close()

@@ -34,7 +34,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	n.log.WithField("server_name", n.cfg.ServerName).WithField("client", n.ClientAddress()).
 		WithField("federation", n.FederationAddress()).WithField("metrics", n.OperatorsAddress()).Info("serving")
 
-	if n.cfg.Registration.Mode == "open" && n.client.public() {
+	if n.cfg.Registration.Mode == "open" && n.clients.public() {
 		n.log.Warn("registration.mode is open on an address that others can reach: anybody can make accounts here")
 	}
 
@@ -68,9 +68,9 @@ func guard(ctx context.Context, fail context.CancelCauseFunc, c component) error
 func (n *Node) doors() []component {
 	var list []component
 	log := n.logs.Component("http")
-	if n.client != nil {
+	if n.clients != nil {
 		h := n.clientHandler()
-		list = append(list, component{"client", func(ctx context.Context) error { return n.client.serve(ctx, h, log) }})
+		list = append(list, component{"client", func(ctx context.Context) error { return n.clients.serve(ctx, h, log) }})
 	}
 	if n.federation != nil {
 		h := n.federationHandler()

@@ -9,6 +9,8 @@ import (
 
 	"knock/clientapi"
 	accountapi "knock/clientapi/account"
+	"knock/federationapi/client"
+	"knock/federationapi/keys"
 	"knock/internal/account"
 	"knock/internal/httpx"
 	"knock/internal/limits"
@@ -16,13 +18,18 @@ import (
 	"knock/internal/pushrules"
 	"knock/mediaapi"
 	"knock/mediaapi/files"
+	"knock/roomserver"
 	"knock/roomserver/event"
+	"knock/roomserver/store"
 )
 
 // parts are what a node is made of, in the order in which they are built: each needs only those above it.
 type parts struct {
 	account *account.Service
 	push    *pushrules.Service
+	remote  *client.Client // nil without federation, like keys
+	keys    *keys.Ring
+	rooms   *roomserver.Server
 	media   *mediaapi.Media
 
 	about      *clientapi.API
@@ -37,6 +44,11 @@ func (n *Node) wire(context.Context) error {
 	p.account = n.newAccount()
 	p.push = n.newPush()
 	var err error
+	if p.remote, err = n.newRemote(); err != nil {
+		return err
+	}
+	p.keys = n.newKeyRing()
+	p.rooms = n.newRooms()
 	if p.media, err = n.newMedia(); err != nil {
 		return err
 	}
@@ -50,6 +62,9 @@ func (n *Node) wire(context.Context) error {
 func (n *Node) startParts(ctx context.Context) error {
 	if err := n.parts.push.Load(ctx); err != nil {
 		return fmt.Errorf("push rules: %w", err)
+	}
+	if err := n.parts.rooms.Start(ctx); err != nil {
+		return fmt.Errorf("rooms: %w", err)
 	}
 	return nil
 }
@@ -75,7 +90,8 @@ func (n *Node) federationRoutes() []httpx.Route {
 	if !n.cfg.Federation.Enabled {
 		return nil
 	}
-	return n.parts.media.FederationRoutes()
+	p := &n.parts
+	return append(p.keys.Routes(), p.media.FederationRoutes()...)
 }
 
 func (n *Node) clientHandler() http.Handler {
@@ -95,6 +111,44 @@ func (n *Node) newPush() *pushrules.Service {
 	return pushrules.New(pushrules.Options{DB: n.db, Hub: n.hub, Log: n.logs.Component("push"), Registerer: n.metrics})
 }
 
+func (n *Node) newRemote() (*client.Client, error) {
+	f := n.cfg.Federation
+	if !f.Enabled {
+		return nil, nil
+	}
+	roots, err := rootCAs(f.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	return client.New(client.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName),
+		AllowNetworks: f.AllowNetworks, RootCAs: roots, Lookup: n.opts.Lookup, UserAgent: "Knock/" + n.opts.Version,
+		Log: n.logs.Component("federation"), Registerer: n.metrics}), nil
+}
+
+func (n *Node) newKeyRing() *keys.Ring {
+	if n.parts.remote == nil {
+		return nil
+	}
+	o := keys.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), DB: n.db, Fetch: n.parts.remote,
+		Notaries: n.cfg.Federation.TrustedKeyServers, Log: n.logs.Component("federation"), Registerer: n.metrics}
+	for _, k := range n.keys.Old {
+		o.OldKeys = append(o.OldKeys, keys.OldKey{ID: k.ID, Key: k.Public, Expired: k.Expired.UnixMilli()})
+	}
+	return keys.New(o)
+}
+
+func (n *Node) newRooms() *roomserver.Server {
+	p := &n.parts
+	o := roomserver.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Hub: n.hub,
+		Store:    store.New(store.Options{DB: n.db, Registerer: n.metrics}),
+		Profiles: memberProfiles{p.account}, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"),
+		Participants: []roomserver.Participant{counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}}}
+	if p.remote != nil {
+		o.Remote, o.Verifier = remote{p.remote}, p.keys
+	}
+	return roomserver.New(o)
+}
+
 func (n *Node) newMedia() (*mediaapi.Media, error) {
 	disk, err := files.Open(n.cfg.MediaPath())
 	if err != nil {
@@ -104,6 +158,9 @@ func (n *Node) newMedia() (*mediaapi.Media, error) {
 	o := mediaapi.Options{DB: n.db, Files: disk, ServerName: n.cfg.ServerName, Log: n.logs.Component("media"), Registerer: n.metrics,
 		MaxUpload: int64(m.MaxUploadSize), MaxRemote: int64(m.MaxUploadSize), RemoteCache: int64(m.RemoteCacheSize),
 		RemoteRetention: time.Duration(m.RemoteCacheAge), LegacyUnauthenticated: m.LegacyUnauthenticated}
+	if n.parts.remote != nil {
+		o.Remote = remoteMedia{n.parts.remote}
+	}
 	var media *mediaapi.Media
 	if m.UserQuota > 0 {
 		o.Quota = func(ctx context.Context, user string, size int64) error {
@@ -127,10 +184,14 @@ func (n *Node) newAbout() *clientapi.API {
 
 func (n *Node) newAccountAPI() *accountapi.API {
 	r := n.cfg.Registration
-	return accountapi.New(accountapi.Options{Accounts: n.parts.account,
+	o := accountapi.Options{Accounts: n.parts.account,
 		Registration: accountapi.Registration{Enabled: r.Mode != "disabled", RequireToken: r.Mode == "token", Guests: r.Guests},
 		SharedSecret: r.SharedSecret, BaseURL: strings.TrimSuffix(n.cfg.PublicBaseURL, "/"),
-		PushRules: n.parts.push.Ruleset, Log: n.logs.Component("account")})
+		PushRules: n.parts.push.Ruleset, Log: n.logs.Component("account")}
+	if n.parts.remote != nil {
+		o.Remote = remoteProfiles{n.parts.remote}
+	}
+	return accountapi.New(o)
 }
 
 func (n *Node) newLimiter() *limits.Limiter {

@@ -1,0 +1,214 @@
+package roomserver
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"knock/internal/sqldb"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
+)
+
+// Bounds of the inbound queue.
+const (
+	drainers      = 4               // rooms that are worked on at once
+	drainBatch    = 200             // rows taken at once
+	drainTime     = 5 * time.Minute // for one batch, other servers' answers included
+	maxInbound    = 10_000          // rows of a room; beyond it new ones are refused
+	retryInterval = 30 * time.Second
+)
+
+// intake knows which rooms have PDUs waiting in the inbound table.
+type intake struct {
+	mu    sync.Mutex
+	rooms map[int64]store.RoomKey // with rows
+	busy  map[int64]bool
+	wake  chan struct{}
+}
+
+func (s *Server) waiting(key store.RoomKey) bool {
+	s.intake.mu.Lock()
+	defer s.intake.mu.Unlock()
+	_, ok := s.intake.rooms[key.NID]
+	return ok
+}
+
+func (s *Server) signal(key store.RoomKey) {
+	s.intake.mu.Lock()
+	s.intake.rooms[key.NID] = key
+	s.intake.mu.Unlock()
+	select {
+	case s.intake.wake <- struct{}{}:
+	default:
+	}
+}
+
+var errInboundFull = errors.New("too many events of the room wait to be placed; send them again later")
+
+// park puts verified events into the inbound queue. When it returns nil they
+// survive a restart.
+func (s *Server) park(ctx context.Context, key store.RoomKey, origin string, events []*event.Event) error {
+	rows := make([]store.Inbound, len(events))
+	for i, e := range events {
+		rows[i] = store.Inbound{Seq: s.db.NextID(), Room: key.NID, ID: e.EventID(), Origin: origin, Data: e.JSON()}
+	}
+	now := s.Clock().UnixMilli()
+	err := s.db.Do(ctx, &sqldb.Op{
+		Name: "inbound",
+		Check: func(tx *sqldb.Tx) error {
+			n, err := s.Store.InboundCount(tx, key.NID)
+			if err == nil && n > maxInbound {
+				err = errInboundFull
+			}
+			return err
+		},
+		Write: func(tx *sqldb.Tx, _ int64) error { return s.Store.AddInbound(tx, rows, now) },
+	})
+	if err == nil {
+		s.signal(key)
+	}
+	return err
+}
+
+// Run works off the inbound queue until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.findInbound(ctx); err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	slots := make(chan struct{}, drainers)
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
+	for {
+		for key, ok := s.nextInbound(); ok; key, ok = s.nextInbound() {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return nil
+			}
+			wg.Go(func() {
+				s.drainRoom(ctx, key)
+				<-slots
+			})
+		}
+		select {
+		case <-s.intake.wake:
+		case <-tick.C:
+			if err := s.findInbound(ctx); err != nil && ctx.Err() == nil {
+				s.Log.WithError(err).Error("The inbound queue could not be read; it is tried again")
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// findInbound looks up which rooms have rows, after a start or a failure.
+func (s *Server) findInbound(ctx context.Context) error {
+	nids, err := s.Store.InboundRooms(ctx)
+	if err != nil {
+		return err
+	}
+	for _, nid := range nids {
+		var key store.RoomKey
+		err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+			key, err = s.Store.RoomByNID(tx, nid)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		s.signal(key)
+	}
+	return nil
+}
+
+func (s *Server) nextInbound() (store.RoomKey, bool) {
+	s.intake.mu.Lock()
+	defer s.intake.mu.Unlock()
+	for nid, key := range s.intake.rooms {
+		if !s.intake.busy[nid] {
+			s.intake.busy[nid] = true
+			return key, true
+		}
+	}
+	return store.RoomKey{}, false
+}
+
+// drainRoom places a room's queued events until none is left or one fails.
+func (s *Server) drainRoom(ctx context.Context, key store.RoomKey) {
+	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	more, err := s.drainOnce(ctx, key)
+	for err == nil && more {
+		more, err = s.drainOnce(ctx, key)
+	}
+	if err != nil && ctx.Err() == nil {
+		s.Log.WithError(err).WithField("room", key.ID).Warn("Events of other servers could not be placed; they are tried again")
+	}
+	s.settleIntake(ctx, key, err)
+}
+
+// settleIntake notes that nobody works on the room; it stays listed when rows
+// came meanwhile. After a failure the next tick lists it again.
+func (s *Server) settleIntake(ctx context.Context, key store.RoomKey, failed error) {
+	s.intake.mu.Lock()
+	delete(s.intake.busy, key.NID)
+	delete(s.intake.rooms, key.NID)
+	s.intake.mu.Unlock()
+	if failed != nil || ctx.Err() != nil {
+		return
+	}
+	var rows []store.Inbound
+	err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		rows, err = s.Store.InboundOf(tx, key.NID, 1)
+		return err
+	})
+	if err == nil && len(rows) > 0 {
+		s.signal(key)
+	}
+}
+
+// drainOnce places one batch of rows in the order of the DAG.
+func (s *Server) drainOnce(ctx context.Context, key store.RoomKey) (more bool, err error) {
+	var rows []store.Inbound
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		rows, err = s.Store.InboundOf(tx, key.NID, drainBatch)
+		return err
+	})
+	if err != nil || len(rows) == 0 {
+		return false, err
+	}
+	byID := make(map[string]*event.Event, len(rows))
+	rowOf := make(map[string]store.Inbound, len(rows))
+	for _, row := range rows {
+		e, err := event.Parse(key.Version, row.Data)
+		if err != nil {
+			return false, s.endInbound(ctx, row.Seq, false)
+		}
+		byID[e.EventID()], rowOf[e.EventID()] = e, row
+	}
+	var failed error
+	for _, e := range dagOrder(byID) {
+		row := rowOf[e.EventID()]
+		err := s.place(ctx, key, row.Origin, e)
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		if err != nil {
+			s.Log.WithError(err).WithField("room", key.ID).WithField("event", e.EventID()).Info("An event could not be placed")
+			failed = err
+		}
+		if err := s.endInbound(ctx, row.Seq, err != nil); err != nil {
+			return false, err
+		}
+	}
+	return failed == nil, failed
+}
+
+func (s *Server) endInbound(ctx context.Context, seq int64, failed bool) error {
+	return s.db.Do(ctx, &sqldb.Op{Name: "inbound", Write: func(tx *sqldb.Tx, _ int64) error { return s.Store.EndInbound(tx, seq, failed) }})
+}
