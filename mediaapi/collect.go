@@ -19,20 +19,16 @@ const batch = 200
 func (m *Media) expire(ctx context.Context) error {
 	for {
 		list, err := m.store.expired(ctx, m.now(), batch)
-		if err != nil || len(list) == 0 {
-			return firstError(err, func() error { return m.evict(ctx) })
+		if err != nil {
+			return err
+		}
+		if len(list) == 0 {
+			return m.evict(ctx)
 		}
 		if err := m.store.delete(ctx, deletePending, list); err != nil {
 			return err
 		}
 	}
-}
-
-func firstError(err error, next func() error) error {
-	if err != nil {
-		return err
-	}
-	return next()
 }
 
 // evict removes cached media of other servers. Their files go with the next sweep.

@@ -2,7 +2,6 @@ package mediaapi
 
 import (
 	"context"
-	"net/http"
 	"strings"
 	"time"
 
@@ -200,7 +199,7 @@ func wanted(r *httpx.Request) (want, error) {
 			return w, err
 		}
 		if *v == 0 {
-			return w, matrixerr.New(http.StatusBadRequest, "M_INVALID_PARAM", "Query parameter "+name+" must be at least 1")
+			return w, matrixerr.InvalidParam("Query parameter " + name + " must be at least 1")
 		}
 	}
 	switch method := r.Query("method"); method {
