@@ -60,6 +60,11 @@ func (m memberProfiles) MemberProfile(ctx context.Context, userID string) (displ
 	return text(profile[account.FieldDisplayName]), text(profile[account.FieldAvatarURL]), nil
 }
 
+func (m memberProfiles) Exists(ctx context.Context, userID string) bool {
+	ok, err := m.accounts.Exists(ctx, userID)
+	return ok && err == nil
+}
+
 // text is a JSON string's value; "" for anything else.
 func text(raw json.RawMessage) (s string) {
 	if json.Unmarshal(raw, &s) != nil {

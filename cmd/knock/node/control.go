@@ -73,25 +73,19 @@ func (n *Node) userID(user string) string {
 
 func socketPath(cfg *config.Config) string { return filepath.Join(cfg.DataDir, "control.sock") }
 
-// control listens for commands. A path that is too long for a socket leaves the node without one.
-func (n *Node) control() component {
-	return component{"control", func(ctx context.Context) error {
-		path := socketPath(n.cfg)
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		l, err := net.Listen("unix", path)
-		if err != nil {
-			n.log.WithError(err).Warn("no control socket: stop the node to use the user and token commands")
-			<-ctx.Done()
-			return nil
-		}
-		if err := os.Chmod(path, 0o600); err != nil {
-			return errors.Join(err, l.Close())
-		}
-		s := &server{name: "control", l: l}
-		return s.serve(ctx, http.HandlerFunc(n.serveCommand), n.log)
-	}}
+// listenForCommands opens the socket. A path that is too long for one leaves the node without.
+func (n *Node) listenForCommands() error {
+	path := socketPath(n.cfg)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		n.log.WithError(err).Warn("no control socket: stop the node to use the user and token commands")
+		return nil
+	}
+	n.commands = &server{name: "control", l: l}
+	return os.Chmod(path, 0o600)
 }
 
 func (n *Node) serveCommand(w http.ResponseWriter, r *http.Request) {

@@ -50,12 +50,12 @@ type Node struct {
 	stop  context.CancelFunc // ends the writer of db
 	parts parts
 
-	clients, federation, operators *server // nil: off
-	certs                          []*certificate
-	ready                          atomic.Bool
-	closing                        context.Context // ends when the node begins to stop
-	close                          context.CancelFunc
-	closed                         sync.Once
+	clients, federation, operators, commands *server // nil: off
+	certs                                    []*certificate
+	ready                                    atomic.Bool
+	closing                                  context.Context // ends when the node begins to stop
+	close                                    context.CancelFunc
+	closed                                   sync.Once
 }
 
 // component is a part that works in the background.
@@ -145,9 +145,11 @@ func (n *Node) listen() (err error) {
 		}
 	}
 	if l.Metrics.Address != "" {
-		n.operators, err = listen("metrics", l.Metrics.Address, nil)
+		if n.operators, err = listen("metrics", l.Metrics.Address, nil); err != nil {
+			return err
+		}
 	}
-	return err
+	return n.listenForCommands()
 }
 
 func (n *Node) certificate(certFile, keyFile string) (*certificate, error) {
@@ -238,7 +240,7 @@ func (n *Node) operatorsHandler() http.Handler { return obs.Handler(n.metrics, n
 func (n *Node) Close() (err error) {
 	n.closed.Do(func() {
 		n.close()
-		for _, s := range []*server{n.clients, n.federation, n.operators} {
+		for _, s := range []*server{n.clients, n.federation, n.operators, n.commands} {
 			if s != nil {
 				_ = s.l.Close() // closed already when it was served
 			}

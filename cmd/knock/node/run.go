@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"net/http"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -68,17 +69,15 @@ func guard(ctx context.Context, fail context.CancelCauseFunc, c component) error
 func (n *Node) doors() []component {
 	var list []component
 	log := n.logs.Component("http")
-	if n.clients != nil {
-		h := n.clientHandler()
-		list = append(list, component{"client", func(ctx context.Context) error { return n.clients.serve(ctx, h, log) }})
+	add := func(s *server, handler func() http.Handler) {
+		if s != nil {
+			h := handler()
+			list = append(list, component{s.name, func(ctx context.Context) error { return s.serve(ctx, h, log) }})
+		}
 	}
-	if n.federation != nil {
-		h := n.federationHandler()
-		list = append(list, component{"federation", func(ctx context.Context) error { return n.federation.serve(ctx, h, log) }})
-	}
-	if n.operators != nil {
-		h := n.operatorsHandler()
-		list = append(list, component{"metrics", func(ctx context.Context) error { return n.operators.serve(ctx, h, log) }})
-	}
-	return append(list, n.control())
+	add(n.clients, n.clientHandler)
+	add(n.federation, n.federationHandler)
+	add(n.operators, n.operatorsHandler)
+	add(n.commands, func() http.Handler { return http.HandlerFunc(n.serveCommand) })
+	return list
 }

@@ -73,6 +73,7 @@ func (n *Node) startParts(ctx context.Context) error {
 func (n *Node) components() []component {
 	return []component{
 		{"account", n.parts.account.Run},
+		{"rooms", n.parts.rooms.Run},
 		{"media", n.parts.media.Run},
 	}
 }
