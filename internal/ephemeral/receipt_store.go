@@ -1,6 +1,11 @@
 package ephemeral
 
-import "knock/internal/sqldb"
+import (
+	"database/sql"
+	"errors"
+
+	"knock/internal/sqldb"
+)
 
 var (
 	upsertReceipt = sqldb.RegisterInsert("ephemeral.receipt",
@@ -11,6 +16,8 @@ var (
 	selectReceipts = sqldb.Register("ephemeral.receipts",
 		`SELECT room_id, user_id, type, thread, event_id, ts FROM receipts
 		WHERE room_id = ANY($1::bytea[]) AND pos > $2 AND pos <= $3 AND (type <> $4 OR user_id = $5)`)
+	selectOrd = sqldb.Register("ephemeral.ord",
+		`SELECT ord FROM receipts WHERE room_id = $1 AND user_id = $2 AND type = $3 AND thread = $4`)
 	deleteReceipts = sqldb.Register("ephemeral.deleteRoom", `DELETE FROM receipts WHERE room_id = $1`)
 )
 
@@ -76,4 +83,13 @@ func readReceipts(tx *sqldb.Tx, user string, rooms []string, from, to int64) (ma
 		out[r.Room] = append(out[r.Room], r)
 	}
 	return out, rows.Close()
+}
+
+// readOrd returns the place of a stored receipt's event; false when there is none.
+func readOrd(tx *sqldb.Tx, k receiptKey) (ord int64, ok bool, err error) {
+	err = tx.QueryRow(selectOrd, k.room, k.user, k.kind, k.thread).Scan(&ord)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, false, nil
+	}
+	return ord, err == nil, err
 }

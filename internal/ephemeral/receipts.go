@@ -132,8 +132,21 @@ func (r *Receipts) Read(ctx context.Context, user, room, kind, eventID, thread s
 	if !place.in(thread, eventID) {
 		return matrixerr.InvalidParam("The event is not in the thread that thread_id names")
 	}
-	receipt := Receipt{Room: room, User: user, Type: kind, Event: eventID, Thread: thread, TS: r.o.Clock.Millis()}
-	return r.put(placed{receipt, place}, true)(ctx)
+	p := placed{Receipt{Room: room, User: user, Type: kind, Event: eventID, Thread: thread, TS: r.o.Clock.Millis()}, place}
+	if passed, err := r.passed(ctx, p); err != nil || passed {
+		return err
+	}
+	return r.put(p, true)(ctx)
+}
+
+// passed reports whether the stored receipt is at or after this one.
+func (r *Receipts) passed(ctx context.Context, p placed) (passed bool, err error) {
+	err = r.o.DB.Read(ctx, func(tx *sqldb.Tx) error {
+		ord, ok, err := readOrd(tx, keyOf(&p.Receipt))
+		passed = ok && ord >= p.Ord
+		return err
+	})
+	return passed, err
 }
 
 // in reports whether a receipt for the event may name the thread. The root and

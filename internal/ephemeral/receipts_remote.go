@@ -78,7 +78,11 @@ func (r *Receipts) remote(ctx context.Context, origin string, receipt Receipt) (
 		r.hold(receipt)
 		return nil, nil
 	}
-	return r.put(placed{receipt, place}, false), nil
+	p := placed{receipt, place}
+	if passed, err := r.passed(ctx, p); err != nil || passed {
+		return nil, err
+	}
+	return r.put(p, false), nil
 }
 
 func (r *Receipts) checkRemote(origin string, receipt *Receipt) error {
