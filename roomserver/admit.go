@@ -47,6 +47,9 @@ func (b *batch) admit(ctx context.Context, e *event.Event, a admission) (*draft,
 			return nil, err
 		}
 	}
+	if acc.fills, err = b.r.isMissing(ctx, e.EventID()); err != nil {
+		return nil, err
+	}
 	reason := cited.reason
 	if e.Oversized() {
 		reason = &NotAllowed{Reason: "a field of the event is too long"}
@@ -70,6 +73,16 @@ func (b *batch) admit(ctx context.Context, e *event.Event, a admission) (*draft,
 		b.r.logRefusal(e, "soft-failed", reason)
 	}
 	return b.add(ctx, e, acc)
+}
+
+// isMissing reports whether an event that is here names the id as a prev event,
+// so that the event is no new forward extremity.
+func (r *room) isMissing(ctx context.Context, id string) (missing bool, err error) {
+	err = r.s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		missing, err = r.s.Store.IsMissing(tx, r.key.NID, id)
+		return err
+	})
+	return missing, err
 }
 
 func (r *room) logRefusal(e *event.Event, what string, reason error) {

@@ -32,6 +32,7 @@ type draft struct {
 	place   bool // the event is here as an outlier and gets its place now
 	live    bool // it takes a position and is delivered
 	missing []string
+	fills   bool // it was missing
 	txnKey  []byte
 	redacts string
 	view    *View // the room's state from this event on, when it changed; Pos is set when it is written
@@ -71,6 +72,8 @@ type acceptance struct {
 	replaces    *store.Stored // the outlier row that the event has already
 	missing     []string      // prev events that are not here
 	exclude     string        // a server that has the event already
+	fills       bool          // events that are here name it as a prev event
+	ord         *int64        // its place in history, for events that are not live
 }
 
 // add takes an event into the batch and moves the tip over it. Rejected and
@@ -94,7 +97,9 @@ func (b *batch) add(ctx context.Context, e *event.Event, a acceptance) (*draft, 
 	if user, ok := r.outsider(e); ok && a.flags&store.Outgoing != 0 && a.exclude != user {
 		d.targets = append(d.targets, user)
 	}
-	r.advance(e, d.stored.NID, after)
+	if !a.fills {
+		r.advance(e, d.stored.NID, after)
+	}
 	if err := b.settle(ctx, d); err != nil {
 		return nil, err
 	}
@@ -120,7 +125,7 @@ func (b *batch) draft(ctx context.Context, e *event.Event, a acceptance) (*draft
 		}
 		row.Tuple = tuples[0]
 	}
-	d := &draft{missing: a.missing, txnKey: a.txnKey, live: a.flags&(store.Rejected|store.SoftFailed|store.Outlier|store.Backfilled) == 0}
+	d := &draft{missing: a.missing, txnKey: a.txnKey, fills: a.fills, live: a.flags&(store.Rejected|store.SoftFailed|store.Outlier|store.Backfilled) == 0}
 	if a.replaces != nil {
 		row.NID, d.place = a.replaces.NID, true
 	} else {
@@ -132,9 +137,12 @@ func (b *batch) draft(ctx context.Context, e *event.Event, a acceptance) (*draft
 	if e.Redacted() {
 		row.Flags |= store.Hollow
 	}
-	if d.live {
+	switch {
+	case d.live:
 		row.Ord, row.HasOrd = r.tip.ord, true
 		r.tip.ord += ordStep
+	case a.ord != nil:
+		row.Ord, row.HasOrd = *a.ord, true
 	}
 	d.stored = &store.Stored{Row: row, Event: e, Device: a.device, Txn: a.txn}
 	d.data = r.s.Store.Pack(e, a.device, a.txn)
@@ -414,6 +422,11 @@ func (b *batch) writeDraft(tx *sqldb.Tx, d *draft) error {
 	}
 	for _, prev := range d.missing {
 		if err := st.AddMissing(tx, room, prev, e.NID); err != nil {
+			return err
+		}
+	}
+	if d.fills {
+		if err := st.FillMissing(tx, room, e.ID); err != nil {
 			return err
 		}
 	}
