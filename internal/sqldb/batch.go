@@ -16,7 +16,8 @@ type batch struct {
 	slowStmt *Stmt
 }
 
-// runBatch writes items in one transaction, or one by one when that fails.
+// runBatch writes items in one transaction, or one by one when that fails. (One operation is run again only when the
+// connection broke.)
 func (w *writer) runBatch(ctx context.Context, items []*item) {
 	m := w.db.metrics
 	m.batch.Observe(float64(len(items)))
@@ -25,9 +26,10 @@ func (w *writer) runBatch(ctx context.Context, items []*item) {
 	if err == nil {
 		return
 	}
-	if len(items) > 1 && !errors.Is(err, errUnknownFate) {
+	broken := !w.db.write.usable() || errors.Is(err, errAborted)
+	if (len(items) > 1 || broken) && !hopeless(err) {
 		m.reruns.Inc()
-		w.db.log.WithError(err).WithField("ops", len(items)).Warn("A batch failed; running its operations one by one")
+		w.db.log.WithError(err).WithField("ops", len(items)).Warn("A transaction failed; running its operations one by one")
 		w.runSingly(ctx, items)
 		return
 	}
@@ -41,10 +43,18 @@ func (w *writer) runSingly(ctx context.Context, items []*item) {
 			continue
 		}
 		one := []*item{it}
-		if err := w.attempt(ctx, one); err != nil {
+		if err := w.attempt(ctx, one); hopeless(err) {
+			w.failAll(items, err)
+			return
+		} else if err != nil {
 			w.failAll(one, err)
 		}
 	}
+}
+
+// hopeless reports whether trying again now cannot help: the database is away, or hangs.
+func hopeless(err error) bool {
+	return errors.Is(err, errUnreachable) || errors.Is(err, errUnknownFate) || errors.Is(err, context.DeadlineExceeded)
 }
 
 func (w *writer) failAll(items []*item, err error) {
@@ -83,7 +93,7 @@ func (w *writer) attempt(ctx context.Context, items []*item) error {
 		c.rollback()
 		return fmt.Errorf("begin: %w", err)
 	}
-	tx := &Tx{db: w.db, ctx: ctx, conn: c, batch: &batch{scratch: make(map[any]any)}}
+	tx := &Tx{db: w.db, ctx: ctx, conn: c, batch: &batch{}}
 	accepted, err := w.check(tx, items, began)
 	if err != nil || len(accepted) == 0 {
 		tx.rollback()

@@ -7,10 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
@@ -300,5 +303,46 @@ func TestOpenErrors(t *testing.T) {
 		if strings.Contains(err.Error(), "secretword") {
 			t.Errorf("the error tells the password: %v", err)
 		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	url := sqldbtest.EmptyURL(t, sqldb.SQLite)
+	db, err := sqldb.Open(t.Context(), sqldb.Options{URL: url, Registerer: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Migrate(t.Context(), baseFiles(t)); err != nil {
+		t.Fatal(err)
+	}
+	db.Start(t.Context())
+	if err := db.Do(t.Context(), &sqldb.Op{Name: "fine", Write: insert(1)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Do(t.Context(), &sqldb.Op{Name: "bad", Write: insert(1)}); err == nil {
+		t.Fatal("no error")
+	}
+	var names []string
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		names = append(names, f.GetName())
+	}
+	want := []string{"knock_db_batch_ops", "knock_db_batch_reruns_total", "knock_db_commit_seconds",
+		"knock_db_op_failures_total", "knock_db_ops_total", "knock_db_queue_ops"}
+	if !slices.Equal(names, want) {
+		t.Errorf("%v, want %v", names, want)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if families, _ = reg.Gather(); len(families) != 0 {
+		t.Error("metrics stay after Close")
+	}
+	if info, err := os.Stat(strings.TrimSuffix(strings.TrimPrefix(url, "sqlite:"), "?sync=off")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Error("the database file is not private", err)
 	}
 }

@@ -23,7 +23,9 @@
 // then all Writes in the order of queueing, the BeforeCommit functions, the buffered rows as multi-row INSERTs, COMMIT,
 // and after that the Committed callbacks in order and OnPublish. When anything after the Checks fails, the batch is
 // rolled back and run again operation by operation, so only the culprit gets the error; Check and Write may therefore
-// run more than once and must keep what they remember in Scratch or reset it in Check.
+// run more than once and must keep what they remember in Scratch or reset it in Check. They never call Do or NextID, which
+// would wait for themselves. An operation that panics fails like one that returns an error. When PostgreSQL's connection
+// breaks, a transaction whose COMMIT was under way is looked up before anything is run again.
 //
 // # Schema files
 //

@@ -62,7 +62,7 @@ func openPostgres(ctx context.Context, cfg *pgx.ConnConfig) (*pgConn, error) {
 func (c *pgConn) dial(ctx context.Context) (err error) {
 	c.c, err = pgx.ConnectConfig(ctx, c.cfg.Copy())
 	if err != nil {
-		return fmt.Errorf("connect to PostgreSQL: %w", err)
+		return fmt.Errorf("%w: %w", errUnreachable, err)
 	}
 	return nil
 }
@@ -225,7 +225,7 @@ func (c *pgConn) fate(ctx context.Context, cause error) error {
 		case status == "committed":
 			return nil
 		case status == "aborted":
-			return cause
+			return errors.Join(errAborted, cause)
 		}
 		select {
 		case <-ctx.Done():
@@ -234,6 +234,12 @@ func (c *pgConn) fate(ctx context.Context, cause error) error {
 		}
 	}
 }
+
+// errUnreachable says that no connection could be made.
+var errUnreachable = errors.New("cannot connect to PostgreSQL")
+
+// errAborted says that the connection broke during COMMIT and the transaction was not committed.
+var errAborted = errors.New("the connection to the database broke")
 
 // errUnknownFate says that nobody can tell whether a transaction was committed. Its operations are not run again.
 var errUnknownFate = errors.New("the connection broke during COMMIT and the database stayed away")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"os"
 	"strings"
 
 	"github.com/mattn/go-sqlite3"
@@ -40,9 +41,7 @@ const busyTimeout = "PRAGMA busy_timeout = 10000"
 // durability for speed.
 func sqlitePath(raw string) (path, sync string, err error) {
 	path, query, _ := strings.Cut(strings.TrimPrefix(raw, "sqlite:"), "?")
-	if strings.HasPrefix(path, "//") {
-		path = path[2:]
-	}
+	path = strings.TrimPrefix(path, "//")
 	values, err := url.ParseQuery(query)
 	if err != nil || path == "" {
 		return "", "", fmt.Errorf("database URL %q: write sqlite:/path/to/file.db", raw)
@@ -57,6 +56,9 @@ func openSQLite(raw string, write bool) (*sqliteConn, error) {
 	path, sync, err := sqlitePath(raw)
 	if err != nil {
 		return nil, err
+	}
+	if err := createPrivate(path); err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
 	}
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?_mutex=no&_busy_timeout=10000"
 	dc, err := (&sqlite3.SQLiteDriver{}).Open(dsn)
@@ -74,6 +76,15 @@ func openSQLite(raw string, write bool) (*sqliteConn, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	return c, nil
+}
+
+// createPrivate makes a new database file readable by its owner alone; SQLite gives its log the same mode.
+func createPrivate(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 func (c *sqliteConn) prepareText(text string) (*sqlite3.SQLiteStmt, error) {

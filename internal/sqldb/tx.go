@@ -137,6 +137,9 @@ func (tx *Tx) Scratch(key any, make func() any) any {
 	v, ok := b.scratch[key]
 	if !ok {
 		v = make()
+		if b.scratch == nil {
+			b.scratch = map[any]any{}
+		}
 		b.scratch[key] = v
 	}
 	return v

@@ -70,13 +70,13 @@ func (w *writer) init(db *DB) {
 // full. wait returns when the operation is committed and its callbacks have run, or with its error; its context only
 // ends the waiting.
 func (db *DB) Enqueue(op *Op) (wait func(context.Context) error) {
-	it := db.writer.put(op)
-	return it.wait
+	return db.writer.put(context.Background(), op).wait
 }
 
-// Do queues an operation and waits for it. The context only ends the waiting: the operation runs all the same.
+// Do queues an operation and waits for it. The context only ends the waiting: an operation that was queued runs all the
+// same.
 func (db *DB) Do(ctx context.Context, op *Op) error {
-	return db.writer.put(op).wait(ctx)
+	return db.writer.put(ctx, op).wait(ctx)
 }
 
 func (it *item) wait(ctx context.Context) error {
@@ -88,7 +88,7 @@ func (it *item) wait(ctx context.Context) error {
 	}
 }
 
-func (w *writer) put(op *Op) *item {
+func (w *writer) put(ctx context.Context, op *Op) *item {
 	it := &item{op: op, done: make(chan struct{})}
 	w.mu.RLock()
 	defer w.mu.RUnlock()
@@ -96,7 +96,11 @@ func (w *writer) put(op *Op) *item {
 		it.finish(ErrClosed)
 		return it
 	}
-	w.queue <- it
+	select {
+	case w.queue <- it:
+	case <-ctx.Done():
+		it.finish(fmt.Errorf("queue %s: %w", op.Name, ctx.Err()))
+	}
 	return it
 }
 
