@@ -2,6 +2,7 @@ package httpx
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -18,7 +19,10 @@ import (
 
 // Router serves a route table.
 type Router struct {
-	mux     *mux.Router
+	// parts are routers by the first segments of their rows' paths: mux tries its rows in order, and with all of them
+	// in one the last would cost more than what it does.
+	parts   map[string]*mux.Router
+	unknown http.Handler
 	hooks   Hooks
 	proxies proxies
 	metrics *metrics
@@ -29,18 +33,41 @@ type Router struct {
 // old clients use. It panics when the table itself is wrong (a path that does not parse, a row twice), as
 // regexp.MustCompile does.
 func NewRouter(routes []Route, hooks Hooks) *Router {
-	rt := &Router{mux: mux.NewRouter().SkipClean(true).UseEncodedPath(), hooks: hooks,
+	rt := &Router{parts: map[string]*mux.Router{}, hooks: hooks,
 		proxies: hooks.TrustedProxies, metrics: newMetrics(hooks.Registerer), routes: arrange(routes)}
+	rt.unknown = rt.endpoint(unrecognized(http.StatusNotFound))
+	wrongMethod := rt.endpoint(unrecognized(http.StatusMethodNotAllowed))
 	for i := range rt.routes {
 		row := &rt.routes[i]
-		err := rt.mux.Path(row.Path).Methods(row.methods()...).Handler(rt.endpoint(row)).GetError()
+		start := firstSegments(row.Path)
+		part := rt.parts[start]
+		if part == nil {
+			part = mux.NewRouter().SkipClean(true).UseEncodedPath()
+			part.NotFoundHandler, part.MethodNotAllowedHandler = rt.unknown, wrongMethod
+			rt.parts[start] = part
+		}
+		err := part.Path(row.Path).Methods(row.methods()...).Handler(rt.endpoint(row)).GetError()
+		if err == nil && strings.Contains(start, "{") {
+			err = errors.New("a variable among the first four segments")
+		}
 		if err != nil {
 			panic(fmt.Sprintf("httpx: route %s %s: %v", row.Method, row.Path, err))
 		}
 	}
-	rt.mux.NotFoundHandler = rt.endpoint(unrecognized(http.StatusNotFound))
-	rt.mux.MethodNotAllowedHandler = rt.endpoint(unrecognized(http.StatusMethodNotAllowed))
 	return rt
+}
+
+// firstSegments cuts a path behind its fourth segment: /_matrix/client/v3/rooms.
+func firstSegments(path string) string {
+	n := 0
+	for i := range len(path) {
+		if path[i] == '/' {
+			if n++; n == 5 {
+				return path[:i]
+			}
+		}
+	}
+	return path
 }
 
 // Routes lists what is served, aliases included, in matching order.
@@ -102,7 +129,11 @@ func (rt *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	rt.mux.ServeHTTP(w, r)
+	if part := rt.parts[firstSegments(r.URL.EscapedPath())]; part != nil {
+		part.ServeHTTP(w, r)
+		return
+	}
+	rt.unknown.ServeHTTP(w, r)
 }
 
 // endpoint is the http.Handler of one row.

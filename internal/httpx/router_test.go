@@ -284,6 +284,7 @@ func TestInt(t *testing.T) {
 func TestTableMistakes(t *testing.T) {
 	for name, rows := range map[string][]Route{
 		"twice":    {{Method: "GET", Path: "/a", Handler: echo("")}, {Method: "GET", Path: "/a", Handler: echo("")}},
+		"variable": {{Method: "GET", Path: "/a/{b}", Handler: echo("")}},
 		"bad path": {{Method: "GET", Path: "/{a", Handler: echo("")}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -320,11 +321,13 @@ func TestLongPollOutlivesItsBody(t *testing.T) {
 
 func BenchmarkColdRoute(b *testing.B) {
 	var rows []Route
-	for i := range 200 {
-		rows = append(rows, Route{Method: "GET", Path: "/_matrix/client/v3/rooms/{roomId}/n" + string(rune('a'+i%26)) + strings.Repeat("x", i/26), Handler: echo("")})
+	for _, noun := range []string{"rooms", "user", "keys", "devices", "profile", "pushrules", "directory", "account"} {
+		for i := range 25 {
+			rows = append(rows, Route{Method: "GET", Path: "/_matrix/client/v3/" + noun + "/{id}/do" + string(rune('a'+i)), Handler: echo("")})
+		}
 	}
 	h := NewRouter(rows, Hooks{})
-	r := httptest.NewRequest("GET", "/_matrix/client/v3/rooms/!r:x/n"+string(rune('a'+199%26))+strings.Repeat("x", 199/26), nil)
+	r := httptest.NewRequest("GET", "/_matrix/client/v3/account/!r:x/do"+string(rune('a'+24)), nil)
 	b.ReportAllocs()
 	for b.Loop() {
 		h.ServeHTTP(httptest.NewRecorder(), r)
