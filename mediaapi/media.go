@@ -166,7 +166,7 @@ func (m *Media) Run(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return m.saveAccesses(context.WithoutCancel(ctx))
+			return m.saveAccesses(ctx)
 		}
 	}
 }

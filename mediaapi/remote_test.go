@@ -235,6 +235,24 @@ func TestEvict(t *testing.T) {
 	})
 }
 
+// Run tidies at once and, when it ends, saves what was only in memory.
+func TestRun(t *testing.T) {
+	far := &fakeRemote{answer: func(string, string) (*RemoteMedia, error) { return &RemoteMedia{Body: body("x")}, nil }}
+	n := newNode(t, sqldbtest.Open(t, sqldb.SQLite), func(o *Options) { o.Remote = far })
+	n.want(n.get(downloads+"there.example/abc"), 200, "")
+	n.clock.Advance(2 * time.Hour)
+	n.want(n.get(downloads+"there.example/abc"), 200, "")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := n.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	med, err := n.store.get(t.Context(), "there.example", "abc")
+	if err != nil || med.lastAccess != n.now() {
+		t.Errorf("last used at %+v, %v", med, err)
+	}
+}
+
 // A file that is gone is a 404 and not a broken answer.
 func TestMissingFile(t *testing.T) {
 	n := newNode(t, sqldbtest.Open(t, sqldb.SQLite), nil)

@@ -115,9 +115,9 @@ func (s store) usage(ctx context.Context, user string) (u Usage, err error) {
 	return u, err
 }
 
-// touch saves when media were last used.
+// touch saves when media were last used, also when ctx has ended.
 func (s store) touch(ctx context.Context, at map[mxc]int64) error {
-	return s.db.Do(ctx, &sqldb.Op{Name: "media_touch", Write: func(tx *sqldb.Tx, _ int64) error {
+	return s.db.Do(context.WithoutCancel(ctx), &sqldb.Op{Name: "media_touch", Write: func(tx *sqldb.Tx, _ int64) error {
 		for uri, t := range at {
 			if _, err := tx.Exec(updateAccess, uri.origin, uri.id, t); err != nil {
 				return err
