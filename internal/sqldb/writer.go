@@ -97,6 +97,11 @@ func (w *writer) put(ctx context.Context, op *Op) *item {
 		return it
 	}
 	select {
+	case w.queue <- it: // also when the context has ended: only a full queue makes it matter
+		return it
+	default:
+	}
+	select {
 	case w.queue <- it:
 	case <-ctx.Done():
 		it.finish(fmt.Errorf("queue %s: %w", op.Name, ctx.Err()))
