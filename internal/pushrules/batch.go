@@ -99,10 +99,13 @@ func (b *batch) flush(tx *sqldb.Tx) error {
 	if err := b.flushTotals(tx); err != nil {
 		return err
 	}
-	if err := b.flushReads(tx); err != nil {
-		return err
+	if len(b.receipts) > 0 {
+		return b.flushReceipts(tx)
 	}
-	return b.deletePassed(tx)
+	for k, pos := range b.reads {
+		tx.Append(upsertRead, k.user, k.room, k.thread, pos)
+	}
+	return nil
 }
 
 func (b *batch) flushTotals(tx *sqldb.Tx) error {
@@ -119,11 +122,10 @@ func (b *batch) flushTotals(tx *sqldb.Tx) error {
 		newest[t.key] = t.pos
 		tx.Append(insertTotal, t.key.room, t.key.thread, int64(t.key.class), t.key.sender, t.pos, heads[t.key])
 	}
-	rows := make([][]any, 0, len(newest))
 	for k, pos := range newest {
-		rows = append(rows, []any{k.room, k.thread, int64(k.class), k.sender, pos, heads[k]})
+		tx.Append(upsertHead, k.room, k.thread, int64(k.class), k.sender, pos, heads[k])
 	}
-	return tx.Insert(upsertHead, rows...)
+	return nil
 }
 
 // committedHeads returns the totals before the batch for all its rooms and
@@ -150,18 +152,14 @@ func (b *batch) committedHeads(tx *sqldb.Tx) (map[headKey]int64, error) {
 	return heads, rows.Close()
 }
 
-func (b *batch) flushReads(tx *sqldb.Tx) error {
+// flushReceipts moves the read positions now and deletes what receipts passed.
+func (b *batch) flushReceipts(tx *sqldb.Tx) error {
 	rows := make([][]any, 0, len(b.reads))
 	for k, pos := range b.reads {
 		rows = append(rows, []any{k.user, k.room, k.thread, pos})
 	}
-	return tx.Insert(upsertRead, rows...)
-}
-
-// deletePassed deletes what receipts passed.
-func (b *batch) deletePassed(tx *sqldb.Tx) error {
-	if len(b.receipts) == 0 {
-		return nil
+	if err := tx.Insert(upsertRead, rows...); err != nil {
+		return err
 	}
 	users, rooms := map[string]bool{}, map[int64]bool{}
 	for k := range b.receipts {
