@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"knock/internal/matrixerr"
 )
 
 // server routes a.example:1 to a mux and returns the rig.
@@ -187,6 +189,34 @@ func TestErrors(t *testing.T) {
 		}
 		if tt.path == "version" && e.Matrix.Fields["room_version"] != "99" {
 			t.Errorf("%+v", e.Matrix.Fields)
+		}
+	}
+}
+
+// What our own clients may see of another server's error.
+func TestErrorForClients(t *testing.T) {
+	matrix := func(status int, code string) *Error {
+		return &Error{Server: "a.example", Kind: KindStatus, Code: status, Matrix: matrixerr.New(status, code, "x")}
+	}
+	for _, tt := range []struct {
+		in     *Error
+		status int
+		code   string
+	}{
+		{matrix(403, "M_FORBIDDEN"), 403, "M_FORBIDDEN"},
+		{matrix(404, "M_NOT_FOUND"), 404, "M_NOT_FOUND"},
+		{matrix(401, "M_UNKNOWN_TOKEN"), 502, "M_UNKNOWN"},
+		{matrix(401, "M_FORBIDDEN"), 502, "M_UNKNOWN"},
+		{matrix(404, "M_UNRECOGNIZED"), 502, "M_UNKNOWN"},
+		{matrix(429, "M_LIMIT_EXCEEDED"), 502, "M_UNKNOWN"},
+		{&Error{Kind: KindStatus, Code: 404}, 502, "M_UNKNOWN"},
+		{&Error{Kind: KindTimeout, Cause: context.DeadlineExceeded}, 504, "M_UNKNOWN"},
+		{&Error{Kind: KindBackoff}, 502, "M_UNKNOWN"},
+		{&Error{Kind: KindTooLarge, Cause: errTooLarge}, 502, "M_TOO_LARGE"},
+		{&Error{Kind: KindBadName, Cause: errBadName}, 400, "M_INVALID_PARAM"},
+	} {
+		if got := matrixerr.From(fmt.Errorf("wrapped: %w", tt.in)); got.HTTP != tt.status || got.Code != tt.code {
+			t.Errorf("%v: %d %s", tt.in, got.HTTP, got.Code)
 		}
 	}
 }

@@ -64,6 +64,36 @@ func (e *Error) Unwrap() error { return e.Cause }
 // Network tells whether the server gave no usable answer at all, so that another server may be asked instead.
 func (e *Error) Network() bool { return e.Kind != KindStatus && e.Kind != KindCanceled }
 
+// passedOn are the other server's errors that mean the same to our own clients: where the call's object is missing,
+// forbidden or unsuitable. Everything else, about tokens or limits for instance, would be misunderstood.
+var passedOn = map[string]bool{
+	"M_FORBIDDEN": true, "M_NOT_FOUND": true, "M_BAD_STATE": true, "M_INVALID_PARAM": true, "M_TOO_LARGE": true, "M_NOT_YET_UPLOADED": true,
+	"M_INCOMPATIBLE_ROOM_VERSION": true, "M_UNSUPPORTED_ROOM_VERSION": true, "M_UNABLE_TO_AUTHORISE_JOIN": true,
+	"M_UNABLE_TO_GRANT_JOIN": true, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM": true,
+}
+
+// As makes an *Error a *matrixerr.Error that our own clients may see: what the other server said where that is meant
+// for them, otherwise 502, or 504 where the time ran out.
+func (e *Error) As(target any) bool {
+	p, ok := target.(**matrixerr.Error)
+	if !ok {
+		return false
+	}
+	switch {
+	case e.Matrix != nil && passedOn[e.Matrix.Code] && e.Code >= 400 && e.Code != http.StatusUnauthorized:
+		*p = e.Matrix
+	case e.Kind == KindTooLarge:
+		*p = matrixerr.New(http.StatusBadGateway, "M_TOO_LARGE", "The answer of "+e.Server+" is too large")
+	case e.Kind == KindBadName:
+		*p = matrixerr.InvalidParam("There is no other server of that name; check its spelling")
+	case e.Kind == KindTimeout:
+		*p = matrixerr.Unknown(http.StatusGatewayTimeout, e.Server+" did not answer in time; try again later")
+	default:
+		*p = matrixerr.Unknown(http.StatusBadGateway, e.Server+" could not be asked; try again later")
+	}
+	return true
+}
+
 // errors that classify knows by identity
 var (
 	errTimeout  = errors.New("no answer in time")

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"knock/roomserver/event"
 )
 
@@ -80,6 +82,7 @@ func (c *Client) do(ctx context.Context, server string, k call) (*http.Response,
 	}
 	e := fail(ctx, server, err)
 	c.metrics.done(k.name, string(e.Kind), began)
+	c.o.Log.WithError(e).WithFields(logrus.Fields{"server": server, "call": k.name}).Debug("A call to another server failed")
 	return nil, e
 }
 
