@@ -58,7 +58,8 @@ func (m *Media) fetch(ctx context.Context, uri mxc) error {
 }
 
 func (m *Media) receiveRemote(ctx context.Context, uri mxc) (*medium, *files.Incoming, error) {
-	answer, err := m.o.Remote.FetchMedia(ctx, uri.origin, uri.id, m.o.MaxRemote)
+	// One byte more than is taken, so that it is Receive that finds a body too large, whoever else cuts it.
+	answer, err := m.o.Remote.FetchMedia(ctx, uri.origin, uri.id, m.o.MaxRemote+1)
 	if err != nil {
 		return nil, nil, &files.ReadError{Err: err}
 	}
