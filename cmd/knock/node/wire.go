@@ -9,9 +9,12 @@ import (
 
 	"knock/clientapi"
 	accountapi "knock/clientapi/account"
+	ephemeralapi "knock/clientapi/ephemeral"
+	pushapi "knock/clientapi/push"
 	"knock/federationapi/client"
 	"knock/federationapi/keys"
 	"knock/internal/account"
+	"knock/internal/ephemeral"
 	"knock/internal/httpx"
 	"knock/internal/limits"
 	"knock/internal/matrixerr"
@@ -32,8 +35,14 @@ type parts struct {
 	rooms   *roomserver.Server
 	media   *mediaapi.Media
 
-	about      *clientapi.API
-	accountAPI *accountapi.API
+	typing   *ephemeral.Typing
+	receipts *ephemeral.Receipts
+	presence *ephemeral.Presence
+
+	about        *clientapi.API
+	accountAPI   *accountapi.API
+	pushAPI      *pushapi.API
+	ephemeralAPI *ephemeralapi.API
 
 	limiter *limits.Limiter
 }
@@ -52,8 +61,11 @@ func (n *Node) wire(context.Context) error {
 	if p.media, err = n.newMedia(); err != nil {
 		return err
 	}
+	n.newEphemeral()
 	p.about = n.newAbout()
 	p.accountAPI = n.newAccountAPI()
+	p.pushAPI = pushapi.New(p.push)
+	p.ephemeralAPI = ephemeralapi.New(ephemeralapi.Options{Rooms: n.hub, Typing: p.typing, Receipts: p.receipts, Presence: p.presence})
 	p.limiter = n.newLimiter()
 	return nil
 }
@@ -75,13 +87,16 @@ func (n *Node) components() []component {
 		{"account", n.parts.account.Run},
 		{"rooms", n.parts.rooms.Run},
 		{"media", n.parts.media.Run},
+		{"typing", n.parts.typing.Run},
+		{"receipts", n.parts.receipts.Run},
+		{"presence", n.parts.presence.Run},
 	}
 }
 
 // clientRoutes are the rows of the client listener: everything, so that one reverse proxy is enough.
 func (n *Node) clientRoutes() []httpx.Route {
 	p := &n.parts
-	rows := clientapi.Assemble(p.about, p.accountAPI)
+	rows := clientapi.Assemble(p.ephemeralAPI, p.about, p.accountAPI, p.pushAPI)
 	rows = append(rows, p.media.ClientRoutes()...)
 	return append(rows, n.federationRoutes()...)
 }
@@ -174,6 +189,15 @@ func (n *Node) newMedia() (*mediaapi.Media, error) {
 	}
 	media = mediaapi.New(o)
 	return media, nil
+}
+
+// newEphemeral makes what knows who types, reads and is online.
+func (n *Node) newEphemeral() {
+	p := &n.parts
+	p.typing = ephemeral.NewTyping(ephemeral.TypingOptions{Hub: n.hub})
+	p.receipts = ephemeral.NewReceipts(ephemeral.ReceiptOptions{DB: n.db, Hub: n.hub, Events: places{p.rooms}, Counts: p.push,
+		AccountData: p.account, Log: n.logs.Component("ephemeral")})
+	p.presence = ephemeral.NewPresence(ephemeral.PresenceOptions{Enabled: n.cfg.Presence.Enabled, Hub: n.hub})
 }
 
 func (n *Node) newAbout() *clientapi.API {
