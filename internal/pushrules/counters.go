@@ -136,7 +136,7 @@ func (s *Service) candidates(e *subject, class Class) []string {
 			return
 		}
 		seen[user] = true
-		if e.IsMember(user) && !(ignored && s.ignoredBy(user, e.Sender)) {
+		if e.IsMember(user) && !(ignored && s.ignores.Ignores(user, e.Sender)) {
 			users = append(users, user)
 		}
 	}
@@ -153,15 +153,6 @@ func (s *Service) candidates(e *subject, class Class) []string {
 }
 
 var mentionsProperty = newProperty(`content.m\.mentions.user_ids`)
-
-func (s *Service) ignoredBy(user, sender string) bool {
-	for _, ignored := range s.ignores.IgnoredBy(user) {
-		if ignored == sender {
-			return true
-		}
-	}
-	return false
-}
 
 // MarkRead moves a user's read position in a thread (an event id, Main or
 // Unthreaded) forward to the event at pos, in the receipt's transaction. Backward

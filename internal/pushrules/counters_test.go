@@ -23,7 +23,7 @@ func (h touches) TouchUser(user string, pos int64) { h[user] = pos }
 // ignoring maps a user to those whom they ignore.
 type ignoring map[string][]string
 
-func (g ignoring) IgnoredBy(user string) []string { return g[user] }
+func (g ignoring) Ignores(user, sender string) bool { return slices.Contains(g[user], sender) }
 func (g ignoring) AnyoneIgnores(sender string) bool {
 	for _, list := range g {
 		if slices.Contains(list, sender) {
@@ -212,7 +212,7 @@ func (w *world) compare() {
 		for _, user := range w.users {
 			var got map[string]Counts
 			err := w.db.Read(w.t.Context(), func(tx *sqldb.Tx) (err error) {
-				got, err = w.s.Unread(tx, user, w.rooms, at)
+				got, err = w.s.Unread(tx, user, w.rooms, at, w.ignore[user]...)
 				return err
 			})
 			if err != nil {

@@ -22,8 +22,8 @@ type Hub interface {
 type Ignores interface {
 	// AnyoneIgnores reports whether some local user ignores the sender.
 	AnyoneIgnores(sender string) bool
-	// IgnoredBy returns the senders whom a local user ignores.
-	IgnoredBy(user string) []string
+	// Ignores reports whether a local user ignores the sender.
+	Ignores(user, sender string) bool
 }
 
 // Options are what a Service needs.
@@ -64,8 +64,8 @@ func New(o Options) *Service {
 
 type nobody struct{}
 
-func (nobody) AnyoneIgnores(string) bool { return false }
-func (nobody) IgnoredBy(string) []string { return nil }
+func (nobody) AnyoneIgnores(string) bool   { return false }
+func (nobody) Ignores(string, string) bool { return false }
 
 // Load reads the rules that events must be compared with one by one.
 func (s *Service) Load(ctx context.Context) error {

@@ -73,10 +73,12 @@ func (c Counts) All() Count {
 // Unread returns a user's unread counts at position at, in a snapshot that holds
 // at least that position, by room id; rooms without any are left out. It costs
 // two statements for all rooms (a third when the user's rules are not cached).
+// Messages of ignored senders are left out, as far as they were sent after
+// somebody here began to ignore the sender.
 //
 // Totals are exact at the given position. A read position that is newer counts
 // already: the sync that delivers the receipt brings the same count.
-func (s *Service) Unread(tx *sqldb.Tx, user string, rooms []RoomKey, at int64) (map[string]Counts, error) {
+func (s *Service) Unread(tx *sqldb.Tx, user string, rooms []RoomKey, at int64, ignored ...string) (map[string]Counts, error) {
 	if len(rooms) == 0 {
 		return nil, nil
 	}
@@ -86,7 +88,7 @@ func (s *Service) Unread(tx *sqldb.Tx, user string, rooms []RoomKey, at int64) (
 	}
 	u := newUnread(sets[user], rooms)
 	args := []any{user, u.nids, at, Unthreaded}
-	senders := append([]string{everyone}, s.ignores.IgnoredBy(user)...)
+	senders := append([]string{everyone}, ignored...)
 	if err := u.readTotals(tx, append(args, senders, 1)...); err != nil {
 		return nil, err
 	}
