@@ -72,13 +72,14 @@ func (s *Server) park(ctx context.Context, key store.RoomKey, origin string, eve
 	return err
 }
 
-// Run works off the inbound queue until ctx ends.
+// Run works off the inbound queue and changes of local users until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	if err := s.findInbound(ctx); err != nil {
 		return err
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	wg.Go(func() { s.runFollowUps(ctx) })
 	slots := make(chan struct{}, drainers)
 	tick := time.NewTicker(retryInterval)
 	defer tick.Stop()

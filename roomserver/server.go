@@ -89,6 +89,7 @@ type Server struct {
 	loading map[int64]*loading
 	invites sync.Mutex // guards the creation of rows of rooms that are not resident
 	intake  intake
+	follows followUps
 }
 
 type loading struct {
@@ -113,7 +114,8 @@ func New(o Options) *Server {
 	}
 	return &Server{
 		Options: o, db: o.Store.DB, rooms: map[int64]*room{}, loading: map[int64]*loading{},
-		intake: intake{rooms: map[int64]store.RoomKey{}, busy: map[int64]bool{}, wake: make(chan struct{}, 1)},
+		follows: followUps{users: map[string]followUp{}, wake: make(chan struct{}, 1)},
+		intake:  intake{rooms: map[int64]store.RoomKey{}, busy: map[int64]bool{}, wake: make(chan struct{}, 1)},
 	}
 }
 
