@@ -15,7 +15,7 @@ import (
 )
 
 func (p *program) user() *cobra.Command {
-	c := &cobra.Command{Use: "user", Short: "Make and change accounts, whether or not the node is running"}
+	c := &cobra.Command{Use: "user", Short: "Make and change accounts"}
 	c.AddCommand(p.userAdd(), p.userPasswd(), p.userDeactivate())
 	return c
 }
@@ -61,7 +61,7 @@ func (p *program) userPasswd() *cobra.Command {
 
 func (p *program) userDeactivate() *cobra.Command {
 	var erase bool
-	c := &cobra.Command{Use: "deactivate <name>", Short: "Close an account for good: its name cannot be used again", Args: cobra.ExactArgs(1)}
+	c := &cobra.Command{Use: "deactivate <name>", Short: "Close an account for good, on a running node: its name cannot be used again", Args: cobra.ExactArgs(1)}
 	c.Flags().BoolVar(&erase, "erase", false, "also hide what the user wrote from those who join later")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		user, err := p.send(c, node.Command{Do: "user deactivate", User: args[0], Erase: erase})

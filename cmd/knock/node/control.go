@@ -50,6 +50,9 @@ func (n *Node) Execute(ctx context.Context, c Command) (Result, error) {
 		user := n.userID(c.User)
 		return Result{user}, accounts.SetPassword(ctx, user, c.Password, true, 0)
 	case "user deactivate":
+		if n.opts.Offline {
+			return Result{}, errors.New("start the node first: it takes the user out of rooms")
+		}
 		user := n.userID(c.User)
 		return Result{user}, accounts.Deactivate(ctx, user, c.Erase)
 	case "token create":

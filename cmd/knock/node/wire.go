@@ -58,6 +58,8 @@ func (n *Node) wire(context.Context) error {
 	}
 	p.keys = n.newKeyRing()
 	p.rooms = n.newRooms()
+	p.account.OnProfileChange(p.rooms)
+	p.account.OnDeactivate(p.rooms)
 	if p.media, err = n.newMedia(); err != nil {
 		return err
 	}
