@@ -17,6 +17,10 @@ import (
 // here; they must be fetched first.
 var errMissingAuth = errors.New("the event cites auth events that are not here")
 
+// errForeign is returned for an event that names one of another room. No honest
+// server makes such an event, so it is dropped.
+var errForeign = errors.New("the event refers to an event of another room")
+
 // admission says how an event that was built elsewhere enters a room.
 type admission struct {
 	// state is the state before the event where its prev events do not tell.
@@ -103,7 +107,7 @@ func (r *room) known(ctx context.Context, id string) (*store.Stored, error) {
 		return nil, nil
 	}
 	if err == nil && e.Room != r.key.NID {
-		return nil, fmt.Errorf("event %s belongs to another room", id)
+		return nil, fmt.Errorf("%w: %s", errForeign, id)
 	}
 	return e, err
 }

@@ -203,6 +203,9 @@ func (s *Server) drainOnce(ctx context.Context, key store.RoomKey) (more bool, e
 			s.Log.WithError(err).WithField("room", key.ID).WithField("event", e.EventID()).Info("An event could not be placed")
 			failed = err
 		}
+		if errors.Is(err, errForeign) {
+			failed, err = nil, nil
+		}
 		if err := s.endInbound(ctx, row.Seq, err != nil); err != nil {
 			return false, err
 		}

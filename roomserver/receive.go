@@ -158,6 +158,10 @@ func (s *Server) takeOnce(ctx context.Context, a *arrival, results map[string]st
 			rest = a.events[i:]
 			break
 		}
+		if errors.Is(err, errForeign) {
+			results[e.EventID()] = err.Error()
+			continue
+		}
 		if err != nil {
 			err = r.abandon(b, err)
 			r.mu.Unlock()

@@ -72,8 +72,8 @@ type View struct {
 }
 
 const (
-	ringSize  = 100 // events kept in memory a room
-	viewsKept = 64  // states kept in memory a room
+	ringSize  = 32 // events kept in memory a room, up to twice as many
+	viewsKept = 32 // states kept in memory a room
 )
 
 // load reads a room into a new handle.

@@ -99,7 +99,7 @@ type loading struct {
 }
 
 // maxHandles bounds the rooms that are held in memory.
-const maxHandles = 10_000
+const maxHandles = 2_048
 
 // New returns a server over an open store. Start must be called before use.
 func New(o Options) *Server {
