@@ -1,0 +1,97 @@
+package rooms
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"knock/internal/matrixerr"
+	"knock/roomserver/store"
+)
+
+// eventFilter is a RoomEventFilter (client-server API, "Filtering"). A nil list
+// lets everything pass, an empty one nothing.
+type eventFilter struct {
+	Limit       *int      `json:"limit"`
+	Types       *[]string `json:"types"`
+	NotTypes    []string  `json:"not_types"`
+	Senders     *[]string `json:"senders"`
+	NotSenders  []string  `json:"not_senders"`
+	Rooms       *[]string `json:"rooms"`
+	NotRooms    []string  `json:"not_rooms"`
+	ContainsURL *bool     `json:"contains_url"`
+	LazyMembers bool      `json:"lazy_load_members"`
+}
+
+func parseFilter(text string) (f eventFilter, err error) {
+	if text == "" {
+		return f, nil
+	}
+	if err := json.Unmarshal([]byte(text), &f); err != nil {
+		return f, matrixerr.InvalidParam(`"filter" must be a RoomEventFilter as JSON`).With(err)
+	}
+	if f.Limit != nil && *f.Limit <= 0 {
+		return f, matrixerr.InvalidParam(`"limit" of a filter must be greater than 0`)
+	}
+	return f, nil
+}
+
+// cut applies the filter's limit.
+func (f *eventFilter) cut(limit int) int {
+	if f.Limit != nil {
+		limit = min(limit, *f.Limit)
+	}
+	return limit
+}
+
+// room says whether any event of a room can pass.
+func (f *eventFilter) room(id string) bool {
+	return !slices.Contains(f.NotRooms, id) && (f.Rooms == nil || slices.Contains(*f.Rooms, id))
+}
+
+// keep returns the test of single events, nil when all pass.
+func (f *eventFilter) keep() func(*store.Stored) bool {
+	if f.Types == nil && len(f.NotTypes) == 0 && f.Senders == nil && len(f.NotSenders) == 0 && f.ContainsURL == nil {
+		return nil
+	}
+	return f.passes
+}
+
+func (f *eventFilter) passes(e *store.Stored) bool {
+	sender, typ := e.Event.Sender(), e.Event.Type()
+	switch {
+	case slices.Contains(f.NotSenders, sender), f.Senders != nil && !slices.Contains(*f.Senders, sender):
+		return false
+	case anyType(f.NotTypes, typ), f.Types != nil && !anyType(*f.Types, typ):
+		return false
+	}
+	return f.ContainsURL == nil || *f.ContainsURL == (e.Event.ContentField("url") != nil)
+}
+
+func anyType(patterns []string, typ string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return wildcard(p, typ) })
+}
+
+// wildcard matches a type against a pattern in which * stands for any sequence
+// of characters.
+func wildcard(pattern, typ string) bool {
+	head, rest, wild := strings.Cut(pattern, "*")
+	if !wild {
+		return pattern == typ
+	}
+	if !strings.HasPrefix(typ, head) {
+		return false
+	}
+	typ = typ[len(head):]
+	for {
+		part, more, wild := strings.Cut(rest, "*")
+		if !wild {
+			return strings.HasSuffix(typ, part)
+		}
+		i := strings.Index(typ, part)
+		if i < 0 {
+			return false
+		}
+		typ, rest = typ[i+len(part):], more
+	}
+}

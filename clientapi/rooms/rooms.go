@@ -1,0 +1,148 @@
+// Package rooms owns the Client-Server endpoints about rooms: making and
+// upgrading them, memberships, sending events, reading state and history.
+package rooms
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/sirupsen/logrus"
+
+	"knock/internal/httpx"
+	"knock/internal/matrixerr"
+	"knock/internal/sqldb"
+	"knock/internal/stream"
+	"knock/roomserver"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
+)
+
+// Options are what an API needs.
+type Options struct {
+	ServerName string
+	Rooms      *roomserver.Server
+	DB         *sqldb.DB
+	Hub        *stream.Hub
+	// SyncPosition returns the position of a token of /sync; false when it is
+	// none. Nil where such tokens are not made.
+	SyncPosition func(token string) (pos int64, ok bool)
+	// Bundle returns what else events carry for a viewer, such as aggregations of
+	// relations; it may be nil.
+	Bundle func(tx *sqldb.Tx, v roomserver.Viewer, events []*store.Stored) (func(*store.Stored, *event.ClientOptions), error)
+	Log    *logrus.Entry // nil: silent
+}
+
+// API serves rooms.
+type API struct {
+	o Options
+	s *roomserver.Server
+}
+
+// New makes an API.
+func New(o Options) *API {
+	if o.Log == nil {
+		l := logrus.New()
+		l.SetLevel(logrus.PanicLevel)
+		o.Log = logrus.NewEntry(l)
+	}
+	return &API{o: o, s: o.Rooms}
+}
+
+const (
+	v1 = "/_matrix/client/v1/"
+	v3 = "/_matrix/client/v3/"
+)
+
+// Routes is the route table.
+func (a *API) Routes() []httpx.Route {
+	rows := append(a.writeRoutes(), a.memberRoutes()...)
+	return append(rows, a.readRoutes()...)
+}
+
+func (a *API) writeRoutes() []httpx.Route {
+	const room = v3 + "rooms/{roomId}/"
+	return []httpx.Route{
+		{Method: http.MethodPut, Path: room + "send/{eventType}/{txnId}", Handler: a.send, Auth: httpx.AuthGuestOK, Limit: "message", Spec: "Sending events to a room", Hot: true},
+		{Method: http.MethodPut, Path: room + "state/{eventType}", Handler: a.putState, Auth: httpx.AuthGuestOK, Limit: "message", Spec: "Sending events to a room", Hot: true},
+		{Method: http.MethodPut, Path: room + "state/{eventType}/{stateKey:.*}", Handler: a.putState, Auth: httpx.AuthGuestOK, Limit: "message", Spec: "Sending events to a room", Hot: true},
+		{Method: http.MethodPut, Path: room + "redact/{eventId}/{txnId}", Handler: a.redact, Auth: httpx.AuthUser, Limit: "message", OptionalBody: true, Spec: "Redactions"},
+		{Method: http.MethodPost, Path: v3 + "createRoom", Handler: a.create, Auth: httpx.AuthUser, Limit: "create", Spec: "Creation"},
+	}
+}
+
+func (a *API) memberRoutes() []httpx.Route {
+	const room, spec = v3 + "rooms/{roomId}/", "Room membership"
+	post := func(path string, h httpx.Handler, auth httpx.Auth, limit string) httpx.Route {
+		return httpx.Route{Method: http.MethodPost, Path: path, Handler: h, Auth: auth, Limit: limit, OptionalBody: true, Spec: spec}
+	}
+	return []httpx.Route{
+		post(v3+"join/{roomIdOrAlias}", a.join, httpx.AuthGuestOK, "join"),
+		post(room+"join", a.join, httpx.AuthGuestOK, "join"),
+		post(v3+"knock/{roomIdOrAlias}", a.knock, httpx.AuthUser, "join"),
+		post(room+"leave", a.leave, httpx.AuthGuestOK, ""),
+		post(room+"forget", a.forget, httpx.AuthUser, ""),
+		post(room+"invite", a.invite, httpx.AuthUser, "invite"),
+		post(room+"kick", a.kick, httpx.AuthUser, "message"),
+		post(room+"ban", a.ban, httpx.AuthUser, "message"),
+		post(room+"unban", a.unban, httpx.AuthUser, "message"),
+		{Method: http.MethodGet, Path: v3 + "joined_rooms", Handler: a.joinedRooms, Auth: httpx.AuthUser, Spec: spec},
+	}
+}
+
+func (a *API) readRoutes() []httpx.Route {
+	const room, spec = v3 + "rooms/{roomId}/", "Getting events for a room"
+	get := func(path string, h httpx.Handler, hot bool) httpx.Route {
+		return httpx.Route{Method: http.MethodGet, Path: path, Handler: h, Auth: httpx.AuthGuestOK, Spec: spec, Hot: hot}
+	}
+	return []httpx.Route{
+		get(room+"messages", a.messages, true),
+		get(room+"state", a.state, false),
+		get(room+"state/{eventType}", a.stateEvent, false),
+		get(room+"state/{eventType}/{stateKey:.*}", a.stateEvent, false),
+		get(room+"members", a.members, false),
+		get(room+"joined_members", a.joinedMembers, false),
+		get(room+"event/{eventId}", a.event, false),
+		get(room+"context/{eventId}", a.context, false),
+		get(v1+"rooms/{roomId}/timestamp_to_event", a.timestampToEvent, false),
+	}
+}
+
+// notIn is the answer about rooms that the caller is not in, whether or not they exist.
+var notIn = matrixerr.Forbidden("You are not in this room.")
+
+// fail maps errors of the room server for endpoints under rooms/{roomId}, which
+// do not tell unknown rooms from those of others.
+func fail(err error) error {
+	if errors.Is(err, roomserver.ErrUnknownRoom) {
+		return notIn.With(err)
+	}
+	return roomserver.MatrixError(err)
+}
+
+// failWrite is fail for events that the caller composed.
+func failWrite(err error) error {
+	if errors.Is(err, roomserver.ErrBadRequest) {
+		return matrixerr.BadJSON("The content makes no valid event: numbers must be whole and within ±(2^53−1), and fields of the right type.").With(err)
+	}
+	return fail(err)
+}
+
+// view returns the state of a room that the caller may see.
+func (a *API) view(ctx context.Context, r *httpx.Request) (roomserver.View, error) {
+	v, err := a.s.StateFor(ctx, r.Vars["roomId"], r.Caller.UserID)
+	return v, fail(err)
+}
+
+// joined returns the room of the path if the caller is in it.
+func (a *API) joined(r *httpx.Request) (string, error) {
+	room := r.Vars["roomId"]
+	if !a.o.Hub.IsJoined(r.Caller.UserID, room) {
+		return "", notIn
+	}
+	return room, nil
+}
+
+func viewer(r *httpx.Request) roomserver.Viewer {
+	return roomserver.Viewer{User: r.Caller.UserID, Device: r.Caller.DeviceID}
+}

@@ -1,0 +1,173 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/tidwall/gjson"
+
+	"knock/internal/httpx"
+	"knock/internal/matrixerr"
+	"knock/internal/sqldb"
+	"knock/roomserver"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
+)
+
+const (
+	typeMember    = "m.room.member"
+	typeRedaction = "m.room.redaction"
+)
+
+func (a *API) send(ctx context.Context, r *httpx.Request) (any, error) {
+	content, err := r.ObjectBytes()
+	if err != nil {
+		return nil, err
+	}
+	q := roomserver.SendRequest{
+		RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], Content: content,
+		Device: r.Caller.DeviceID, TxnID: r.Vars["txnId"], Path: "send",
+	}
+	if q.Type == typeRedaction {
+		q.Redacts = gjson.GetBytes(content, "redacts").Str
+		if err := a.mayRedact(ctx, q); err != nil {
+			return nil, err
+		}
+	}
+	id, err := a.s.Send(ctx, q)
+	return eventID(id), failWrite(err)
+}
+
+func eventID(id string) any { return map[string]string{"event_id": id} }
+
+func (a *API) redact(ctx context.Context, r *httpx.Request) (any, error) {
+	content, err := r.ObjectBytes()
+	if err != nil {
+		return nil, err
+	}
+	if reason := gjson.GetBytes(content, "reason"); reason.Exists() && reason.Type != gjson.String {
+		return nil, matrixerr.BadJSON(`"reason" must be a string`)
+	}
+	q := roomserver.SendRequest{
+		RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: typeRedaction, Content: content, Redacts: r.Vars["eventId"],
+		Device: r.Caller.DeviceID, TxnID: r.Vars["txnId"], Path: "redact",
+	}
+	if err := a.mayRedact(ctx, q); err != nil {
+		return nil, err
+	}
+	id, err := a.s.Send(ctx, q)
+	return eventID(id), failWrite(err)
+}
+
+// mayRedact checks what the auth rules leave to those who apply a redaction:
+// that its target is there, and that its sender may redact it (client-server
+// API, "Redactions").
+func (a *API) mayRedact(ctx context.Context, q roomserver.SendRequest) error {
+	if q.Redacts == "" {
+		return matrixerr.BadJSON(`A redaction needs "redacts", the id of the event to redact`)
+	}
+	if !a.o.Hub.IsJoined(q.Sender, q.RoomID) {
+		return notIn
+	}
+	target, err := a.s.EventFor(ctx, q.RoomID, q.Redacts, q.Sender)
+	if err != nil {
+		return fail(err)
+	}
+	if target.Event.IsState("m.room.create", "") || target.Event.IsState("m.room.server_acl", "") {
+		return matrixerr.Forbidden("Events of type " + target.Event.Type() + " cannot be redacted: the room would stop working.")
+	}
+	if target.Event.Sender() == q.Sender {
+		return nil
+	}
+	v, err := a.s.Current(ctx, q.RoomID)
+	if err != nil {
+		return fail(err)
+	}
+	return a.o.DB.Read(ctx, func(tx *sqldb.Tx) error {
+		powers, err := a.s.Powers(tx, v)
+		if err == nil && powers.UserLevel(q.Sender) < powers.Redact() {
+			err = matrixerr.Forbidden("Your power level does not let you redact what others sent.")
+		}
+		return err
+	})
+}
+
+func (a *API) putState(ctx context.Context, r *httpx.Request) (any, error) {
+	content, err := r.ObjectBytes()
+	if err != nil {
+		return nil, err
+	}
+	key := r.Vars["stateKey"]
+	q := roomserver.SendRequest{RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], StateKey: &key, Content: content}
+	if q.Type == "m.room.canonical_alias" {
+		if err := a.checkAliases(ctx, q.Sender, q.RoomID, content); err != nil {
+			return nil, err
+		}
+	}
+	send := a.s.Send
+	if q.Type == typeMember {
+		send = a.sendMember
+	}
+	id, err := send(ctx, q)
+	return eventID(id), failWrite(err)
+}
+
+// sendMember sends a membership event that the client composed. What the
+// client says of the user's profile goes before their general profile.
+func (a *API) sendMember(ctx context.Context, q roomserver.SendRequest) (string, error) {
+	var content map[string]json.RawMessage
+	if err := httpx.Unmarshal(q.Content, &content); err != nil {
+		return "", err
+	}
+	var membership string
+	if json.Unmarshal(content["membership"], &membership) != nil || store.ParseMembership(membership) == store.NoMembership {
+		return "", matrixerr.BadJSON(`"membership" must be "join", "invite", "leave", "ban" or "knock"`)
+	}
+	if !event.ValidUserID(*q.StateKey) {
+		return "", matrixerr.InvalidParam("The state key of a membership must be a user id")
+	}
+	m := roomserver.MembershipRequest{RoomID: q.RoomID, Sender: q.Sender, Target: *q.StateKey, Membership: membership, Content: content}
+	switch {
+	case membership == "join" && m.Target == m.Sender && !a.o.Hub.IsJoined(m.Sender, m.RoomID):
+		return a.joinByState(ctx, m)
+	case membership == "invite" && !a.s.IsLocal(m.Target):
+		return a.s.SetMembership(ctx, m)
+	case a.s.IsLocal(m.Target) && (membership == "join" || membership == "invite" || membership == "knock"):
+		var err error
+		if q.Content, err = a.withProfile(ctx, m); err != nil {
+			return "", err
+		}
+	}
+	return a.s.Send(ctx, q)
+}
+
+// joinByState joins as POST /join does, which may take another server's help.
+func (a *API) joinByState(ctx context.Context, m roomserver.MembershipRequest) (string, error) {
+	room, err := a.s.Join(ctx, roomserver.JoinRequest{RoomIDOrAlias: m.RoomID, User: m.Target, Content: m.Content})
+	if err != nil {
+		return "", err
+	}
+	e, err := a.s.CurrentState(ctx, room, typeMember, m.Target)
+	if err != nil {
+		return "", err
+	}
+	return e.ID, nil
+}
+
+func (a *API) withProfile(ctx context.Context, m roomserver.MembershipRequest) (json.RawMessage, error) {
+	if a.s.Profiles != nil {
+		name, avatar, err := a.s.Profiles.MemberProfile(ctx, m.Target)
+		if err != nil {
+			return nil, err
+		}
+		for key, value := range map[string]string{"displayname": name, "avatar_url": avatar} {
+			if _, given := m.Content[key]; given || value == "" {
+				continue
+			}
+			if m.Content[key], err = json.Marshal(value); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return json.Marshal(m.Content)
+}
