@@ -1,0 +1,69 @@
+package federationapi
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+
+	"knock/internal/matrixerr"
+)
+
+// takeEDU hands an EDU to its owner, who checks that the origin speaks for its own users and that they are in the
+// room. What is wrong with one is no reason to refuse the transaction.
+func (a *API) takeEDU(ctx context.Context, origin string, e edu) {
+	kind, take := "other", func(context.Context, string, json.RawMessage) error { return nil }
+	switch {
+	case e.Type == "m.typing" && a.o.Typing != nil:
+		kind, take = e.Type, a.typing
+	case e.Type == "m.receipt" && a.o.Receipts != nil:
+		kind, take = e.Type, a.receipts
+	case e.Type == "m.presence" && a.o.Presence != nil:
+		kind, take = e.Type, a.presence
+	}
+	a.metrics.edus.WithLabelValues(kind).Inc()
+	if err := take(ctx, origin, e.Content); err != nil {
+		a.o.Log.WithError(err).WithField("origin", origin).WithField("edu", kind).Debug("An EDU was left out")
+	}
+}
+
+func (a *API) typing(ctx context.Context, origin string, content json.RawMessage) error {
+	var c struct {
+		Room   string `json:"room_id"`
+		User   string `json:"user_id"`
+		Typing bool   `json:"typing"`
+	}
+	if err := json.Unmarshal(content, &c); err != nil {
+		return matrixerr.BadJSON("m.typing has the wrong shape").With(err)
+	}
+	if err := a.admitted(ctx, c.Room, origin); err != nil {
+		return err
+	}
+	return a.o.Typing.Remote(origin, c.Room, c.User, c.Typing)
+}
+
+// maxReceiptRooms bounds the rooms of one m.receipt.
+const maxReceiptRooms = 1000
+
+// receipts leaves out the rooms whose ACL denies the origin.
+func (a *API) receipts(ctx context.Context, origin string, content json.RawMessage) error {
+	var rooms map[string]json.RawMessage
+	if err := json.Unmarshal(content, &rooms); err != nil {
+		return matrixerr.BadJSON("m.receipt has the wrong shape").With(err)
+	}
+	if len(rooms) > maxReceiptRooms {
+		return matrixerr.TooLarge("There are receipts of too many rooms in one EDU")
+	}
+	n := len(rooms)
+	maps.DeleteFunc(rooms, func(room string, _ json.RawMessage) bool { return a.admitted(ctx, room, origin) != nil })
+	if len(rooms) < n {
+		var err error
+		if content, err = json.Marshal(rooms); err != nil {
+			return err
+		}
+	}
+	return a.o.Receipts.EDU(ctx, origin, content)
+}
+
+func (a *API) presence(_ context.Context, origin string, content json.RawMessage) error {
+	return a.o.Presence.Remote(origin, content)
+}

@@ -1,0 +1,260 @@
+package send
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"knock/federationapi/client"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
+)
+
+// Bounds of one destination.
+const (
+	maxPDUs      = 50 // in a transaction
+	maxLive      = 500
+	firstBackoff = time.Second
+	lastBackoff  = 5 * time.Minute
+)
+
+// destination is one other server. At most one worker runs for it, and only while there is something to send: it makes
+// one transaction after the other. A transaction that was not answered is kept and sent again as it was.
+type destination struct {
+	s    *Sender
+	name string
+
+	mu      sync.Mutex
+	running bool        // a worker runs
+	timer   *time.Timer // starts one after a failure; nil when none is set
+
+	loaded bool  // cursor is known
+	cursor int64 // everything up to here was delivered
+	stored int64 // what the database says of cursor
+	latest int64 // newest event for this server that was seen
+
+	live    []pending   // new events after cursor, all there are unless behind
+	behind  bool        // events after cursor are to be read from the log
+	backlog []store.Due // the part of it that was listed
+	until   int64       // up to where; 0 when nothing was listed
+
+	edus     eduQueue
+	hello    bool // say that we are back
+	retry    *outgoing
+	failures int
+	limit    int // events in a transaction; lowered while the other server refuses whole ones
+}
+
+// pending is one event that waits in memory.
+type pending struct {
+	pos   int64
+	event *event.Event
+}
+
+// outgoing is a transaction and what its answer settles.
+type outgoing struct {
+	id     string
+	t      *client.Transaction
+	upTo   int64 // cursor after it; 0: as it was
+	listed int   // entries of the backlog that it takes
+	done   bool  // the backlog ends with it
+}
+
+func newDestination(s *Sender, name string) *destination {
+	return &destination{s: s, name: name, behind: true, limit: maxPDUs, edus: newEDUQueue()}
+}
+
+// push takes a new event.
+func (d *destination) push(pos int64, e *event.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if pos <= d.cursor || pos <= d.latest {
+		return
+	}
+	d.latest = pos
+	switch {
+	case d.behind:
+	case len(d.live) == maxLive:
+		d.fallBehind()
+	default:
+		d.live = append(d.live, pending{pos, e})
+	}
+	d.kick()
+}
+
+// fallBehind leaves what waits to the log.
+func (d *destination) fallBehind() {
+	d.behind, d.live, d.backlog, d.until = true, nil, nil, 0
+}
+
+// start looks what waits in the log. hello has the other server told that we are back even when nothing does.
+func (d *destination) start(hello bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.hello = hello
+	d.kick()
+}
+
+// alive ends a pause after failures.
+func (d *destination) alive() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failures == 0 {
+		return
+	}
+	d.failures = 0
+	d.stopTimer()
+	d.kick()
+}
+
+// kick has a worker run, unless the destination is left alone for a while. The caller holds d.mu.
+func (d *destination) kick() {
+	if d.running || d.timer != nil {
+		return
+	}
+	d.running = true
+	d.s.spawn(d)
+}
+
+func (d *destination) stopTimer() {
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+}
+
+// disarm stops a pending retry for good.
+func (d *destination) disarm() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stopTimer()
+}
+
+// work sends until nothing is left or the other server fails.
+func (d *destination) work(ctx context.Context) {
+	for {
+		out, err := d.next(ctx)
+		if err != nil {
+			d.pause(ctx, err, nil)
+			return
+		}
+		if out == nil {
+			return
+		}
+		if err := d.deliver(ctx, out); err != nil {
+			d.pause(ctx, err, out)
+			return
+		}
+		d.settle(out)
+	}
+}
+
+// deliver sends one transaction, when it is its turn among all.
+func (d *destination) deliver(ctx context.Context, out *outgoing) error {
+	select {
+	case d.s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-d.s.slots }()
+	refused, err := d.s.o.Client.SendTransaction(ctx, d.name, out.id, out.t)
+	if err != nil && len(out.t.PDUs)+len(out.t.EDUs) <= 1 && indigestible(err) {
+		d.s.o.Log.WithError(err).WithField("server", d.name).Warn("A server refuses an event as it stands; it is left out")
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	for id, reason := range refused {
+		d.s.o.Log.WithField("server", d.name).WithField("event", id).WithField("reason", reason).Info("A server refused an event")
+	}
+	d.s.metrics.sent(out.t)
+	return nil
+}
+
+// indigestible tells whether the answer says that the transaction itself is wrong, so that it will not pass later.
+func indigestible(err error) bool {
+	var e *client.Error
+	return errors.As(err, &e) && e.Matrix != nil && (e.Code == http.StatusBadRequest || e.Code == http.StatusRequestEntityTooLarge)
+}
+
+// settle notes that a transaction was answered.
+func (d *destination) settle(out *outgoing) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.retry, d.failures, d.limit = nil, 0, min(2*d.limit, maxPDUs)
+	d.cursor = max(d.cursor, out.upTo)
+	if d.behind && d.until > 0 {
+		d.backlog = d.backlog[min(out.listed, len(d.backlog)):]
+	}
+}
+
+// pause ends the worker after a failure and sets the time of the next attempt. EDUs are not kept for a server that is
+// down, and events wait in the log.
+func (d *destination) pause(ctx context.Context, err error, out *outgoing) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.running = false
+	if out != nil && len(out.t.PDUs) > 0 {
+		d.retry = out
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	d.s.metrics.failed.Inc()
+	d.failures++
+	d.edus.clear()
+	if len(d.live) > 0 {
+		d.fallBehind()
+	}
+	if out != nil && indigestible(err) {
+		d.retry, d.limit = nil, 1
+		d.fallBehind()
+	}
+	wait := d.s.o.Client.Wait(d.name)
+	if wait <= 0 {
+		wait = min(firstBackoff<<min(d.failures-1, 20), lastBackoff)
+		wait -= rand.N(wait/5 + 1)
+	}
+	d.s.o.Log.WithError(err).WithField("server", d.name).WithField("wait", wait).Info("A server could not be reached; it is tried again")
+	d.timer = time.AfterFunc(wait, d.again)
+}
+
+// again starts a worker after a pause.
+func (d *destination) again() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer == nil {
+		return // stopped as it fired
+	}
+	d.timer = nil
+	if d.retry == nil && !d.behind {
+		d.failures = 0 // what failed is not worth another attempt
+		return
+	}
+	d.kick()
+}
+
+// toSave returns a cursor that is to be written. A destination without anything to send has got everything up to the
+// horizon, which is only worth writing at the end or along with more.
+func (d *destination) toSave(horizon int64, last bool) (int64, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.loaded {
+		return 0, false
+	}
+	idle := !d.behind && len(d.live) == 0 && d.retry == nil && !d.running
+	if (last || d.cursor > d.stored) && idle {
+		d.cursor = max(d.cursor, horizon)
+	}
+	return d.cursor, d.cursor > d.stored
+}
+
+func (d *destination) saved(pos int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stored = pos
+}

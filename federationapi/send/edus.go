@@ -1,0 +1,261 @@
+package send
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"knock/federationapi/client"
+	"knock/internal/ephemeral"
+	"knock/internal/sqldb"
+)
+
+var _ ephemeral.Outbox = (*Sender)(nil)
+
+type (
+	typingKey  struct{ room, user string }
+	receiptKey struct{ room, user, thread string }
+	receipt    = ephemeral.Receipt
+	presence   = ephemeral.State
+)
+
+// maxIntake bounds what waits to be handed out; beyond it news is dropped, for it will be old soon.
+const maxIntake = 10_000
+
+// eduIntake takes news from the domain, which must not wait. The newest word about the same thing counts.
+type eduIntake struct {
+	mu       sync.Mutex
+	typing   map[typingKey]bool
+	receipts map[receiptKey]receipt
+	presence map[string]presence
+	wake     chan struct{}
+}
+
+// Typing implements ephemeral.Outbox. The protocol knows no timeout: who stops says so.
+func (s *Sender) Typing(room, user string, typing bool, _ time.Duration) {
+	s.edus.mu.Lock()
+	defer s.edus.mu.Unlock()
+	if len(s.edus.typing) < maxIntake {
+		s.edus.typing[typingKey{room, user}] = typing
+		signal(s.edus.wake)
+	}
+}
+
+// Receipt implements ephemeral.Outbox. Private receipts stay here.
+func (s *Sender) Receipt(r ephemeral.Receipt) {
+	if r.Type != ephemeral.Read {
+		return
+	}
+	s.edus.mu.Lock()
+	defer s.edus.mu.Unlock()
+	if len(s.edus.receipts) < maxIntake {
+		s.edus.receipts[receiptKey{r.Room, r.User, r.Thread}] = r
+		signal(s.edus.wake)
+	}
+}
+
+// Presence implements ephemeral.Outbox.
+func (s *Sender) Presence(p ephemeral.State) {
+	s.edus.mu.Lock()
+	defer s.edus.mu.Unlock()
+	if len(s.edus.presence) < maxIntake {
+		s.edus.presence[p.User] = p
+		signal(s.edus.wake)
+	}
+}
+
+// spreadEDUs hands news to the servers that it concerns, until ctx ends.
+func (s *Sender) spreadEDUs(ctx context.Context) {
+	for {
+		select {
+		case <-s.edus.wake:
+		case <-ctx.Done():
+			return
+		}
+		if err := s.spread(ctx); err != nil && ctx.Err() == nil {
+			s.o.Log.WithError(err).Warn("Typing, receipts or presence could not be sent to other servers")
+		}
+	}
+}
+
+func (s *Sender) spread(ctx context.Context) error {
+	s.edus.mu.Lock()
+	typing, receipts, present := s.edus.typing, s.edus.receipts, s.edus.presence
+	s.edus.typing, s.edus.receipts, s.edus.presence = map[typingKey]bool{}, map[receiptKey]receipt{}, map[string]presence{}
+	s.edus.mu.Unlock()
+	rooms := map[string][]string{} // room → servers
+	return s.o.Store.DB.Read(ctx, func(tx *sqldb.Tx) error {
+		for k, v := range typing {
+			if err := s.tellRoom(tx, rooms, k.room, func(d *destination) { d.edus.typing[k] = v }); err != nil {
+				return err
+			}
+		}
+		for k, v := range receipts {
+			if err := s.tellRoom(tx, rooms, k.room, func(d *destination) { d.edus.receipts[k] = v }); err != nil {
+				return err
+			}
+		}
+		for _, p := range present {
+			if err := s.tellPartners(tx, rooms, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Sender) tellRoom(tx *sqldb.Tx, rooms map[string][]string, room string, add func(*destination)) error {
+	servers, err := s.serversOf(tx, rooms, room)
+	for _, server := range servers {
+		s.destination(server).note(add)
+	}
+	return err
+}
+
+// tellPartners tells the servers that share a room with a user.
+func (s *Sender) tellPartners(tx *sqldb.Tx, rooms map[string][]string, p presence) error {
+	told := map[string]bool{}
+	for _, room := range s.o.Hub.JoinedRooms(p.User) {
+		servers, err := s.serversOf(tx, rooms, room)
+		if err != nil {
+			return err
+		}
+		for _, server := range servers {
+			if !told[server] {
+				told[server] = true
+				s.destination(server).note(func(d *destination) { d.edus.presence[p.User] = p })
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Sender) serversOf(tx *sqldb.Tx, rooms map[string][]string, room string) ([]string, error) {
+	if servers, ok := rooms[room]; ok {
+		return servers, nil
+	}
+	key, err := s.o.Store.RoomTx(tx, room)
+	if err != nil {
+		return nil, err
+	}
+	servers, err := s.o.Store.Servers(tx, key.NID)
+	rooms[room] = servers
+	return servers, err
+}
+
+// note adds an EDU, unless the server is down or has too many waiting.
+func (d *destination) note(add func(*destination)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failures > 0 || d.edus.len() >= maxWaitingEDUs {
+		return
+	}
+	add(d)
+	d.kick()
+}
+
+// Bounds of EDUs.
+const (
+	maxEDUs        = 100 // in a transaction
+	maxWaitingEDUs = 1000
+)
+
+// eduQueue is what waits for one server: the newest word about each thing.
+type eduQueue struct {
+	typing   map[typingKey]bool
+	receipts map[receiptKey]receipt
+	presence map[string]presence
+}
+
+func newEDUQueue() eduQueue {
+	return eduQueue{map[typingKey]bool{}, map[receiptKey]receipt{}, map[string]presence{}}
+}
+
+func (q *eduQueue) len() int    { return len(q.typing) + len(q.receipts) + len(q.presence) }
+func (q *eduQueue) empty() bool { return q.len() == 0 }
+
+func (q *eduQueue) clear() {
+	clear(q.typing)
+	clear(q.receipts)
+	clear(q.presence)
+}
+
+// take removes up to maxEDUs of what waits and encodes it: one EDU for each who types, and receipts and presence
+// gathered in as few as possible.
+func (q *eduQueue) take(now int64) []client.EDU {
+	if q.empty() {
+		return nil
+	}
+	n := maxEDUs
+	var out []client.EDU
+	for k, typing := range q.typing {
+		if n--; n < 0 {
+			return out
+		}
+		delete(q.typing, k)
+		out = append(out, encodeEDU("m.typing", map[string]any{"room_id": k.room, "user_id": k.user, "typing": typing}))
+	}
+	var receipts receiptEDUs
+	for k, r := range q.receipts {
+		if n--; n < 0 {
+			break
+		}
+		delete(q.receipts, k)
+		receipts.add(r)
+	}
+	for _, content := range receipts {
+		out = append(out, encodeEDU("m.receipt", content))
+	}
+	var push []any
+	for user, p := range q.presence {
+		if n--; n < 0 {
+			break
+		}
+		delete(q.presence, user)
+		push = append(push, struct {
+			User string `json:"user_id"`
+			ephemeral.Content
+		}{user, p.Content(now)})
+	}
+	if push != nil {
+		out = append(out, encodeEDU("m.presence", map[string]any{"push": push}))
+	}
+	return out
+}
+
+func encodeEDU(kind string, content any) client.EDU {
+	raw, err := json.Marshal(content)
+	if err != nil {
+		panic("send: " + kind + " cannot be encoded: " + err.Error()) // only maps and structs of plain values come here
+	}
+	return client.EDU{Type: kind, Content: raw}
+}
+
+// receiptEDUs are contents of m.receipt: room → type → user → receipt. A user's receipts for several threads of a room
+// need one EDU each.
+type receiptEDUs []map[string]map[string]map[string]receiptContent
+
+type receiptContent struct {
+	Events []string    `json:"event_ids"`
+	Data   receiptData `json:"data"`
+}
+
+type receiptData struct {
+	TS     int64  `json:"ts"`
+	Thread string `json:"thread_id,omitempty"`
+}
+
+func (list *receiptEDUs) add(r receipt) {
+	content := receiptContent{[]string{r.Event}, receiptData{r.TS, r.Thread}}
+	for _, rooms := range *list {
+		if _, taken := rooms[r.Room][r.Type][r.User]; !taken {
+			if rooms[r.Room] == nil {
+				rooms[r.Room] = map[string]map[string]receiptContent{r.Type: {}}
+			}
+			rooms[r.Room][r.Type][r.User] = content
+			return
+		}
+	}
+	*list = append(*list, map[string]map[string]map[string]receiptContent{r.Room: {r.Type: {r.User: content}}})
+}

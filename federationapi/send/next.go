@@ -1,0 +1,141 @@
+package send
+
+import (
+	"context"
+	"encoding/json"
+
+	"knock/federationapi/client"
+	"knock/roomserver/event"
+)
+
+// next makes the next transaction; nil ends the worker, for there is nothing to send. Only the worker calls it.
+func (d *destination) next(ctx context.Context) (*outgoing, error) {
+	if err := d.load(ctx); err != nil {
+		return nil, err
+	}
+	for {
+		out, wantLog := d.fromMemory()
+		if out != nil || !wantLog {
+			return out, nil
+		}
+		if out, err := d.fromLog(ctx); out != nil || err != nil {
+			return out, err
+		}
+	}
+}
+
+// load reads the cursor.
+func (d *destination) load(ctx context.Context) error {
+	d.mu.Lock()
+	loaded := d.loaded
+	d.mu.Unlock()
+	if loaded {
+		return nil
+	}
+	pos, err := d.s.cursor(ctx, d.name)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.loaded, d.cursor, d.stored = true, pos, pos
+	d.mu.Unlock()
+	return nil
+}
+
+// fromMemory makes a transaction of what waits here. wantLog says that the log must be read first. When there is
+// nothing the worker counts as ended, under the same lock, so that whatever comes after starts a new one.
+func (d *destination) fromMemory() (out *outgoing, wantLog bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.retry != nil:
+		return d.retry, false
+	case d.behind:
+		return nil, true
+	case len(d.live) == 0 && d.edus.empty() && !d.hello:
+		d.running = false
+		return nil, false
+	}
+	n := min(len(d.live), d.limit)
+	events := make([]*event.Event, n)
+	for i, p := range d.live[:n] {
+		events[i] = p.event
+	}
+	out = d.transaction(events)
+	if n > 0 {
+		out.upTo = d.live[n-1].pos
+		d.live = d.live[n:]
+	}
+	return out, false
+}
+
+// transaction builds one with the events and some of the EDUs; d.mu is held.
+func (d *destination) transaction(events []*event.Event) *outgoing {
+	d.hello = false
+	t := &client.Transaction{Origin: d.s.o.ServerName, TS: d.s.o.Clock.Millis(), PDUs: make([]json.RawMessage, len(events))}
+	for i, e := range events {
+		t.PDUs[i] = e.JSON()
+	}
+	if d.limit > 1 || len(events) == 0 {
+		t.EDUs = d.edus.take(d.s.o.Clock.Millis())
+	}
+	return &outgoing{id: d.s.txnID(), t: t}
+}
+
+// fromLog makes a transaction of the oldest events in the log. nil means that the log is exhausted: memory has the rest.
+func (d *destination) fromLog(ctx context.Context) (*outgoing, error) {
+	if err := d.list(ctx); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	n := min(len(d.backlog), d.limit)
+	due, last := d.backlog[:n], n == len(d.backlog)
+	if n == 0 {
+		d.caughtUp()
+		d.mu.Unlock()
+		return nil, nil
+	}
+	d.mu.Unlock()
+	events, err := d.s.events(ctx, due)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := d.transaction(events)
+	out.listed, out.upTo = n, due[n-1].Pos
+	if last {
+		out.upTo = d.until
+	}
+	return out, nil
+}
+
+// caughtUp ends the reading of the log, unless something came meanwhile; d.mu is held.
+func (d *destination) caughtUp() {
+	d.cursor = max(d.cursor, d.until)
+	d.backlog = nil
+	if d.latest <= d.until {
+		d.behind = false
+	}
+	d.until = 0
+}
+
+// list reads what the log has for the server, unless a list is under way.
+func (d *destination) list(ctx context.Context) error {
+	horizon := d.s.horizon()
+	d.mu.Lock()
+	until := max(horizon, d.latest)
+	from, listed := d.cursor, d.until > 0
+	d.mu.Unlock()
+	if listed {
+		return nil
+	}
+	due, err := d.s.backlog(ctx, d.name, from, until)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.backlog, d.until = due, until
+	return nil
+}

@@ -1,0 +1,103 @@
+package send
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Run sends until ctx ends, and then writes down how far it came.
+func (s *Sender) Run(ctx context.Context) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	var loops sync.WaitGroup
+	loops.Go(func() { s.spreadEDUs(ctx) })
+	loops.Go(func() { s.keepSaved(ctx) })
+	for ctx.Err() == nil {
+		select {
+		case <-s.in.wake:
+			s.handOut()
+		case <-ctx.Done():
+		}
+	}
+	loops.Wait()
+	s.end()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	s.handOut()
+	s.saveLogged(ctx, true)
+	return nil
+}
+
+// stopTime bounds the last writing of cursors.
+const stopTime = 10 * time.Second
+
+// begin lets workers start, and looks what waits for every server that shares a room with us or had something waiting
+// when we stopped.
+func (s *Sender) begin(ctx context.Context) error {
+	here, before, err := s.known(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.ctx, s.stopping = ctx, false
+	early := s.early
+	s.early = nil
+	s.mu.Unlock()
+	for _, d := range early {
+		s.spawn(d)
+	}
+	for _, server := range before {
+		s.destination(server).start(false)
+	}
+	for _, server := range here {
+		s.destination(server).start(true)
+	}
+	return nil
+}
+
+// known lists the servers that share a room with us, and those beside them that we know.
+func (s *Sender) known(ctx context.Context) (here, before []string, err error) {
+	here, before, err = s.loadServers(ctx)
+	seen := map[string]bool{s.o.ServerName: true}
+	once := func(name string) bool {
+		twice := seen[name]
+		seen[name] = true
+		return twice
+	}
+	return slices.DeleteFunc(here, once), slices.DeleteFunc(before, once), err
+}
+
+// end waits for the workers.
+func (s *Sender) end() {
+	s.mu.Lock()
+	s.stopping = true
+	s.mu.Unlock()
+	for _, d := range s.all() {
+		d.disarm()
+	}
+	s.workers.Wait()
+}
+
+// keepSaved writes cursors now and then.
+func (s *Sender) keepSaved(ctx context.Context) {
+	tick := time.NewTicker(saveInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.saveLogged(ctx, false)
+			s.measure()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Sender) saveLogged(ctx context.Context, last bool) {
+	if err := s.save(ctx, last); err != nil && (last || ctx.Err() == nil) {
+		s.o.Log.WithError(err).Warn("How far other servers got what is for them could not be written down; some of it may be sent twice")
+	}
+}

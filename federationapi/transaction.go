@@ -1,0 +1,115 @@
+package federationapi
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"knock/internal/httpx"
+	"knock/internal/matrixerr"
+)
+
+// Bounds of transactions (Server-Server API, "Transactions").
+const (
+	maxPDUs         = 50
+	maxEDUs         = 100
+	maxTxnID        = 255
+	answersKept     = 4096
+	transactionTime = 2 * time.Minute
+)
+
+// transactionKey names a transaction: ids are the origin's own.
+type transactionKey struct{ origin, id string }
+
+// transaction is the body of PUT /send/{txnId}, bounded and not otherwise checked.
+type transaction struct {
+	PDUs []json.RawMessage
+	EDUs []edu
+}
+
+type edu struct {
+	Type    string          `json:"edu_type"`
+	Content json.RawMessage `json:"content"`
+}
+
+// parseTransaction reads the body of a transaction. An EDU that is not one is left out: it must not cost the others.
+func parseTransaction(body []byte) (*transaction, error) {
+	var raw struct {
+		PDUs []json.RawMessage `json:"pdus"`
+		EDUs []json.RawMessage `json:"edus"`
+	}
+	if err := httpx.Unmarshal(body, &raw); err != nil {
+		return nil, err
+	}
+	if len(raw.PDUs) > maxPDUs || len(raw.EDUs) > maxEDUs {
+		return nil, matrixerr.InvalidParam(fmt.Sprintf("A transaction may hold at most %d PDUs and %d EDUs", maxPDUs, maxEDUs))
+	}
+	t := &transaction{PDUs: raw.PDUs}
+	for _, item := range raw.EDUs {
+		var e edu
+		if json.Unmarshal(item, &e) == nil && e.Type != "" {
+			t.EDUs = append(t.EDUs, e)
+		}
+	}
+	return t, nil
+}
+
+// sendTransaction takes a transaction. One of an origin is worked on at a time; one that was answered is answered the
+// same again. After a restart that is so because events that are here are not taken twice.
+func (a *API) sendTransaction(ctx context.Context, r *httpx.Request) (any, error) {
+	key := transactionKey{r.Caller.Origin, r.Vars["txnId"]}
+	if len(key.id) > maxTxnID {
+		return nil, matrixerr.InvalidParam(fmt.Sprintf("A transaction id may have at most %d bytes", maxTxnID))
+	}
+	body, err := r.ObjectBytes()
+	if err != nil {
+		return nil, err
+	}
+	t, err := parseTransaction(body)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, transactionTime)
+	defer cancel()
+	leave, err := a.slots.enter(ctx, key.origin)
+	if err != nil {
+		a.metrics.transactions.WithLabelValues("refused").Inc()
+		return nil, err
+	}
+	defer leave()
+	if answer, ok := a.answers.Get(key); ok {
+		a.metrics.transactions.WithLabelValues("repeated").Inc()
+		return answer, nil
+	}
+	answer, err := a.take(ctx, key.origin, t)
+	if err != nil {
+		a.metrics.transactions.WithLabelValues("failed").Inc()
+		return nil, err
+	}
+	a.answers.Put(key, answer)
+	a.metrics.transactions.WithLabelValues("taken").Inc()
+	return answer, nil
+}
+
+// take hands a transaction's parts to their owners: events first, for receipts may name them.
+func (a *API) take(ctx context.Context, origin string, t *transaction) (httpx.Raw, error) {
+	results, err := a.o.Rooms.Receive(ctx, origin, t.PDUs)
+	if err != nil {
+		return nil, domainError(err)
+	}
+	a.metrics.pdus.Add(float64(len(t.PDUs)))
+	for _, e := range t.EDUs {
+		a.takeEDU(ctx, origin, e)
+	}
+	type result struct {
+		Error string `json:"error,omitempty"`
+	}
+	answer := struct {
+		PDUs map[string]result `json:"pdus"`
+	}{make(map[string]result, len(results))}
+	for id, reason := range results {
+		answer.PDUs[id] = result{reason}
+	}
+	return json.Marshal(answer)
+}
