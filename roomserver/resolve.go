@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"knock/internal/sqldb"
 	"knock/roomserver/auth"
@@ -48,7 +49,11 @@ func (b *batch) merge(ctx context.Context, refs []*store.Ref) (*store.Ref, error
 	for i, ref := range distinct {
 		sets[i] = ref.Set
 	}
-	set, err := stateres.Resolve(ctx, b.r.key.Version, sets, &source{ctx: ctx, r: b.r})
+	src := &source{ctx: ctx, r: b.r, known: map[int64]*store.Stored{}}
+	if err := src.preload(stateres.Conflicts(b.r.key.Version, sets)); err != nil {
+		return nil, fmt.Errorf("resolve the state of %s: %w", b.r.key.ID, err)
+	}
+	set, err := stateres.Resolve(ctx, b.r.key.Version, sets, src)
 	if err != nil {
 		return nil, fmt.Errorf("resolve the state of %s: %w", b.r.key.ID, err)
 	}
@@ -76,11 +81,61 @@ func same(a, b *state.Set) bool {
 
 // source answers the questions of state resolution from the room's events.
 type source struct {
-	ctx context.Context
-	r   *room
+	ctx   context.Context
+	r     *room
+	known map[int64]*store.Stored
 }
 
-func (s *source) stored(id int64) (*store.Stored, error) { return s.r.event(s.ctx, id) }
+// preload reads the conflicted events and their auth chains, a generation in
+// one statement: resolution walks all of them.
+func (s *source) preload(nids []int64) error {
+	return s.r.s.db.Read(s.ctx, func(tx *sqldb.Tx) error {
+		for len(nids) > 0 {
+			var absent []int64
+			for _, nid := range nids {
+				if e := s.r.pendingEvent(nid); e != nil {
+					s.known[nid] = e
+				} else {
+					absent = append(absent, nid)
+				}
+			}
+			loaded, err := s.r.s.Store.Load(tx, absent)
+			if err != nil {
+				return err
+			}
+			maps.Copy(s.known, loaded)
+			nids = s.unknownAuth(nids)
+		}
+		return nil
+	})
+}
+
+// unknownAuth returns the auth events of events that are not known yet.
+func (s *source) unknownAuth(nids []int64) (next []int64) {
+	seen := map[int64]bool{}
+	for _, nid := range nids {
+		if e := s.known[nid]; e != nil {
+			for _, a := range e.Auth {
+				if s.known[a] == nil && !seen[a] {
+					seen[a] = true
+					next = append(next, a)
+				}
+			}
+		}
+	}
+	return next
+}
+
+func (s *source) stored(id int64) (*store.Stored, error) {
+	if e := s.known[id]; e != nil {
+		return e, nil
+	}
+	e, err := s.r.event(s.ctx, id)
+	if err == nil {
+		s.known[id] = e
+	}
+	return e, err
+}
 
 func (s *source) Event(id int64) (*event.Event, error) {
 	e, err := s.stored(id)
