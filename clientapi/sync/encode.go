@@ -1,0 +1,218 @@
+package sync
+
+import (
+	"encoding/json"
+	"slices"
+	"strconv"
+
+	"github.com/tidwall/gjson"
+
+	"knock/internal/account"
+	"knock/internal/ephemeral"
+	"knock/internal/pushrules"
+	"knock/roomserver/event"
+)
+
+// encode appends the room as a member of its section, with a comma. A room with
+// nothing to tell is left out.
+func (r *room) encode(dst []byte) []byte {
+	a, begin := r.a, len(dst)
+	dst = append(event.AppendString(dst, r.id), ':', '{')
+	some := r.full || r.left != nil || len(r.timeline) > 0 || r.limited || len(r.state) > 0 || r.summary != nil
+	dst = r.appendTimeline(dst)
+	dst = appendEvents(append(event.AppendString(dst, a.q.stateKey), ':'), r.state)
+	if events := r.accountData(); len(events) > 0 {
+		some = true
+		dst = appendEvents(append(dst, `"account_data":`...), events)
+	}
+	if r.left == nil {
+		dst = append(dst, r.summary...)
+		if events := r.ephemeral(); len(events) > 0 {
+			some = true
+			dst = appendEvents(append(dst, `"ephemeral":`...), events)
+		}
+		dst = r.appendCounts(dst)
+	}
+	if !some {
+		return dst[:begin]
+	}
+	return append(closed(dst, '}'), ',')
+}
+
+func (r *room) appendTimeline(dst []byte) []byte {
+	dst = append(dst, `"timeline":{"events":[`...)
+	for _, e := range r.timeline {
+		dst = append(append(dst, e...), ',')
+	}
+	dst = append(closed(dst, ']'), `,"limited":`...)
+	dst = strconv.AppendBool(dst, r.limited)
+	if r.prevBatch != "" {
+		dst = event.AppendString(append(dst, `,"prev_batch":`...), r.prevBatch)
+	}
+	return append(dst, "},"...)
+}
+
+// appendEvents appends {"events":[…]} and a comma.
+func appendEvents(dst []byte, events []json.RawMessage) []byte {
+	dst = append(dst, `{"events":[`...)
+	for _, e := range events {
+		dst = append(append(dst, e...), ',')
+	}
+	return append(closed(dst, ']'), "},"...)
+}
+
+// appendCounts appends the unread counts: of the main timeline and of each
+// thread, or of all together for clients that do not ask for threads.
+func (r *room) appendCounts(dst []byte) []byte {
+	if !r.counted {
+		return dst
+	}
+	c := r.a.counts[r.id]
+	if f := r.a.q.filter; !f.timeline.threads && !f.state.threads {
+		return append(appendCount(append(dst, `"unread_notifications":`...), c.All()), ',')
+	}
+	dst = append(appendCount(append(dst, `"unread_notifications":`...), c.Main), ',')
+	if len(c.Threads) == 0 {
+		return dst
+	}
+	dst = append(dst, `"unread_thread_notifications":{`...)
+	for root, n := range c.Threads {
+		dst = append(appendCount(append(event.AppendString(dst, root), ':'), n), ',')
+	}
+	return append(closed(dst, '}'), ',')
+}
+
+func appendCount(dst []byte, c pushrules.Count) []byte {
+	dst = strconv.AppendInt(append(dst, `{"highlight_count":`...), c.Highlight, 10)
+	dst = strconv.AppendInt(append(dst, `,"notification_count":`...), c.Notification, 10)
+	return append(dst, '}')
+}
+
+// accountData returns the room's account data as events.
+func (r *room) accountData() (events []json.RawMessage) {
+	f := &r.a.q.filter.roomData
+	if f.rooms.has(r.id) {
+		for _, d := range r.a.data[r.id] {
+			if f.hasType(d.Type) {
+				events = append(events, typed(d.Type, d.Content))
+			}
+		}
+	}
+	return events
+}
+
+// ephemeral returns the room's m.typing and m.receipt events, without what
+// ignored users do.
+func (r *room) ephemeral() (events []json.RawMessage) {
+	a := r.a
+	if users, ok := a.typing[r.id]; ok && a.wantsEphemeral(r.id, typeTyping) {
+		users = slices.DeleteFunc(slices.Clone(users), a.ignores)
+		b := []byte(`{"user_ids":[`)
+		for _, u := range users {
+			b = append(event.AppendString(b, u), ',')
+		}
+		events = append(events, typed(typeTyping, append(closed(b, ']'), '}')))
+	}
+	if receipts := a.receipts[r.id]; len(receipts) > 0 && a.wantsEphemeral(r.id, typeReceipt) {
+		receipts = slices.DeleteFunc(receipts, func(rc ephemeral.Receipt) bool { return a.ignores(rc.User) })
+		contents, err := ephemeral.Contents(receipts)
+		if err != nil {
+			return events // strings and numbers can be encoded: it cannot be
+		}
+		for _, c := range contents {
+			events = append(events, typed(typeReceipt, c))
+		}
+	}
+	return events
+}
+
+func (a *answer) ignores(user string) bool {
+	_, ignored := a.q.ignored[user]
+	return ignored
+}
+
+// typed is an event of a type and a content alone.
+func typed(typ string, content json.RawMessage) json.RawMessage {
+	b := append(make([]byte, 0, len(typ)+len(content)+24), `{"content":`...)
+	b = append(append(b, content...), `,"type":`...)
+	return append(event.AppendString(b, typ), '}')
+}
+
+// picked returns the fields of an event that the client wants.
+func (a *answer) picked(raw json.RawMessage) json.RawMessage {
+	if a.q.filter.fields == nil {
+		return raw
+	}
+	return a.q.filter.fields.pick(nil, gjson.ParseBytes(raw))
+}
+
+func groupData(list []account.Datum) map[string][]account.Datum {
+	byRoom := map[string][]account.Datum{}
+	for _, d := range list {
+		byRoom[d.Room] = append(byRoom[d.Room], d)
+	}
+	return byRoom
+}
+
+// encode returns the whole answer, and whether it tells of anything.
+func (a *answer) encode() (body []byte, some bool) {
+	size := len(a.join) + len(a.invite) + len(a.knock) + len(a.leave)
+	b := append(make([]byte, 0, size+1024), `{"next_batch":`...)
+	b = append(event.AppendString(b, a.at.String()), ',')
+	start := len(b)
+	if events := a.globalData(); len(events) > 0 {
+		b = appendEvents(append(b, `"account_data":`...), events)
+	}
+	if events := a.presenceEvents(); len(events) > 0 {
+		b = appendEvents(append(b, `"presence":`...), events)
+	}
+	if size > 0 {
+		b = a.appendRooms(b)
+	}
+	some = len(b) > start
+	return append(a.appendKeys(b), '}'), some
+}
+
+func (a *answer) appendRooms(b []byte) []byte {
+	b = append(b, `"rooms":{`...)
+	for _, s := range []struct {
+		name string
+		data []byte
+	}{{"join", a.join}, {"invite", a.invite}, {"knock", a.knock}, {"leave", a.leave}} {
+		if len(s.data) > 0 {
+			b = append(append(event.AppendString(b, s.name), ':', '{'), s.data...)
+			b = append(closed(b, '}'), ',')
+		}
+	}
+	return append(closed(b, '}'), ',')
+}
+
+// globalData returns the user's account data, push rules among them.
+func (a *answer) globalData() (events []json.RawMessage) {
+	f := &a.q.filter.accountData
+	for _, d := range a.data[""] {
+		if f.hasType(d.Type) {
+			events = append(events, typed(d.Type, d.Content))
+		}
+	}
+	if a.rules != nil && f.hasType(typePushRules) {
+		events = append(events, typed(typePushRules, a.rules))
+	}
+	return events
+}
+
+// appendKeys appends what a device must know of its keys. Every answer has it.
+func (a *answer) appendKeys(b []byte) []byte {
+	b = append(b, `"device_one_time_keys_count":{`...)
+	if len(a.keys) == 0 {
+		b = append(b, `"signed_curve25519":0`...)
+	}
+	for alg, n := range a.keys {
+		b = append(strconv.AppendInt(append(event.AppendString(b, alg), ':'), n, 10), ',')
+	}
+	b = append(closed(b, '}'), `,"device_unused_fallback_key_types":[`...)
+	for _, alg := range a.fallback {
+		b = append(event.AppendString(b, alg), ',')
+	}
+	return closed(b, ']')
+}

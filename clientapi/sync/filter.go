@@ -1,0 +1,243 @@
+package sync
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"knock/internal/httpx"
+	"knock/internal/matrixerr"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
+)
+
+// Bounds of filters.
+const (
+	maxFilter     = 64 << 10 // bytes of JSON
+	maxList       = 1000     // entries of one list
+	defaultEvents = 10       // of a timeline
+	maxEvents     = 500      // of a timeline
+)
+
+// filter says what a client wants (Client-Server API, "Filtering"). The zero
+// value, with a limit for the timeline, wants everything.
+type filter struct {
+	fields       *fields // nil: all
+	federation   bool    // events as other servers get them
+	presence     eventFilter
+	accountData  eventFilter
+	rooms        idFilter
+	includeLeave bool
+	ephemeral    roomFilter
+	state        roomFilter
+	timeline     roomFilter
+	roomData     roomFilter
+	limit        int
+	cost         int64
+}
+
+// eventFilter picks events by type and sender.
+type eventFilter struct {
+	types, notTypes []string // globs; a nil types is all
+	senders         idFilter
+}
+
+// idFilter picks ids. A nil only is all.
+type idFilter struct{ only, not map[string]struct{} }
+
+func (f *idFilter) has(id string) bool {
+	if _, no := f.not[id]; no {
+		return false
+	}
+	if f.only == nil {
+		return true
+	}
+	_, yes := f.only[id]
+	return yes
+}
+
+func (f *eventFilter) hasType(typ string) bool {
+	for _, g := range f.notTypes {
+		if glob(g, typ) {
+			return false
+		}
+	}
+	if f.types == nil {
+		return true
+	}
+	for _, g := range f.types {
+		if glob(g, typ) {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *eventFilter) has(typ, sender string) bool { return f.senders.has(sender) && f.hasType(typ) }
+
+// roomFilter picks events of rooms.
+type roomFilter struct {
+	eventFilter
+	rooms     idFilter
+	url       *bool // whether content must have, or must not have, a url
+	lazy      bool
+	redundant bool
+	threads   bool
+}
+
+func (f *roomFilter) hasEvent(e *event.Event) bool {
+	if f.url != nil && *f.url != e.ContentGet("url").Exists() {
+		return false
+	}
+	return f.has(e.Type(), e.Sender())
+}
+
+// hasStored is hasEvent for a room's events.
+func (f *roomFilter) hasStored(e *store.Stored) bool { return f.hasEvent(e.Event) }
+
+// glob matches s with a pattern in which * stands for any characters.
+func glob(pattern, s string) bool {
+	p, i, star, back := 0, 0, -1, 0
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, back = p, i
+			p++
+		case p < len(pattern) && pattern[p] == s[i]:
+			p++
+			i++
+		case star >= 0:
+			back++
+			p, i = star+1, back
+		default:
+			return false
+		}
+	}
+	for p < len(pattern) && pattern[p] == '*' {
+		p++
+	}
+	return p == len(pattern)
+}
+
+// The wire format of filters. Lists are pointers: an empty one is not an absent one.
+type (
+	wireFilter struct {
+		Fields      *[]string  `json:"event_fields"`
+		Format      string     `json:"event_format"`
+		Presence    wireEvents `json:"presence"`
+		AccountData wireEvents `json:"account_data"`
+		Room        struct {
+			wireRooms
+			IncludeLeave bool           `json:"include_leave"`
+			Ephemeral    wireRoomEvents `json:"ephemeral"`
+			State        wireRoomEvents `json:"state"`
+			Timeline     wireRoomEvents `json:"timeline"`
+			AccountData  wireRoomEvents `json:"account_data"`
+		} `json:"room"`
+	}
+	wireRooms struct {
+		Rooms    *[]string `json:"rooms"`
+		NotRooms *[]string `json:"not_rooms"`
+	}
+	wireEvents struct {
+		Limit      *int      `json:"limit"`
+		Types      *[]string `json:"types"`
+		NotTypes   *[]string `json:"not_types"`
+		Senders    *[]string `json:"senders"`
+		NotSenders *[]string `json:"not_senders"`
+	}
+	wireRoomEvents struct {
+		wireEvents
+		wireRooms
+		URL       *bool `json:"contains_url"`
+		Lazy      bool  `json:"lazy_load_members"`
+		Redundant bool  `json:"include_redundant_members"`
+		Threads   bool  `json:"unread_thread_notifications"`
+	}
+)
+
+// parseFilter reads a filter. Errors are for the client.
+func parseFilter(data []byte) (*filter, error) {
+	if len(data) > maxFilter {
+		return nil, matrixerr.TooLarge(fmt.Sprintf("A filter may have at most %d bytes", maxFilter))
+	}
+	if !json.Valid(data) {
+		return nil, matrixerr.NotJSON("The filter is not valid JSON")
+	}
+	var w wireFilter
+	if err := httpx.Unmarshal(data, &w); err != nil {
+		return nil, err
+	}
+	f := &filter{limit: defaultEvents, includeLeave: w.Room.IncludeLeave, cost: int64(4 * len(data))}
+	switch w.Format {
+	case "", "client":
+	case "federation":
+		f.federation = true
+	default:
+		return nil, matrixerr.InvalidParam("event_format must be client or federation")
+	}
+	c := &compiler{}
+	f.presence, f.accountData = c.events(&w.Presence), c.events(&w.AccountData)
+	f.rooms = c.rooms(&w.Room.wireRooms)
+	f.ephemeral, f.state = c.roomEvents(&w.Room.Ephemeral), c.roomEvents(&w.Room.State)
+	f.timeline, f.roomData = c.roomEvents(&w.Room.Timeline), c.roomEvents(&w.Room.AccountData)
+	if n := w.Room.Timeline.Limit; n != nil {
+		f.limit = min(*n, maxEvents)
+	}
+	if w.Fields != nil {
+		f.fields = c.fields(*w.Fields)
+	}
+	return f, c.err
+}
+
+// compiler turns the wire format into what is quick to ask, and keeps the first error.
+type compiler struct{ err error }
+
+func (c *compiler) fail(msg string) {
+	if c.err == nil {
+		c.err = matrixerr.InvalidParam(msg)
+	}
+}
+
+func (c *compiler) list(p *[]string) []string {
+	switch {
+	case p == nil:
+		return nil
+	case len(*p) > maxList:
+		c.fail(fmt.Sprintf("A list in a filter may have at most %d entries", maxList))
+	case *p == nil:
+		return []string{}
+	}
+	return *p
+}
+
+func (c *compiler) ids(only, not *[]string, sigil byte) (f idFilter) {
+	set := func(p *[]string) map[string]struct{} {
+		if p == nil {
+			return nil
+		}
+		m := map[string]struct{}{}
+		for _, id := range c.list(p) {
+			if id == "" || id[0] != sigil {
+				c.fail(fmt.Sprintf("An id in the filter must start with %c", sigil))
+			}
+			m[id] = struct{}{}
+		}
+		return m
+	}
+	f.only, f.not = set(only), set(not)
+	return f
+}
+
+func (c *compiler) events(w *wireEvents) eventFilter {
+	if w.Limit != nil && *w.Limit < 0 {
+		c.fail("limit must not be negative")
+	}
+	return eventFilter{types: c.list(w.Types), notTypes: c.list(w.NotTypes), senders: c.ids(w.Senders, w.NotSenders, '@')}
+}
+
+func (c *compiler) rooms(w *wireRooms) idFilter { return c.ids(w.Rooms, w.NotRooms, '!') }
+
+func (c *compiler) roomEvents(w *wireRoomEvents) roomFilter {
+	return roomFilter{eventFilter: c.events(&w.wireEvents), rooms: c.rooms(&w.wireRooms), url: w.URL,
+		lazy: w.Lazy, redundant: w.Redundant, threads: w.Threads}
+}

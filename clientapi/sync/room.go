@@ -1,0 +1,222 @@
+package sync
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
+
+	"knock/internal/sqldb"
+	"knock/roomserver"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
+)
+
+// Types of events with a meaning here.
+const (
+	typeMember    = "m.room.member"
+	typeName      = "m.room.name"
+	typeAlias     = "m.room.canonical_alias"
+	typeReceipt   = "m.receipt"
+	typeTyping    = "m.typing"
+	typePushRules = "m.push_rules"
+	typePresence  = "m.presence"
+)
+
+// room is a joined or left room of an answer.
+type room struct {
+	a    *answer
+	id   string
+	key  store.RoomKey
+	from int64 // the timeline starts after this position
+	to   int64
+
+	full    bool // the client gets the whole state
+	newly   bool // the user was not in the room at since
+	looked  bool // timeline and state were compared
+	counted bool // unread counts were read
+	left    *standing
+
+	before, after roomserver.View
+	events        []*store.Stored
+	limited       bool
+
+	prevBatch string
+	timeline  []json.RawMessage
+	state     []json.RawMessage
+	summary   []byte
+}
+
+// look takes from memory, where it is there, what happened up to a position.
+func (r *room) look(ctx context.Context, to int64) (err error) {
+	rooms := r.a.o.Rooms
+	r.looked, r.to = true, to
+	if r.key, err = rooms.Room(ctx, r.id); err != nil {
+		return err
+	}
+	if r.after, err = rooms.View(ctx, r.id, to); err != nil {
+		return err
+	}
+	if !r.full {
+		if r.before, err = rooms.View(ctx, r.id, r.from); err != nil {
+			return err
+		}
+	}
+	return r.page(ctx)
+}
+
+// pageSize and maxPages bound how far a timeline is searched for events that the
+// filter takes.
+const (
+	pageSize = 100
+	maxPages = 10
+)
+
+// page finds the newest events that the client wants.
+func (r *room) page(ctx context.Context) error {
+	f := &r.a.q.filter.timeline
+	if !f.rooms.has(r.id) {
+		return nil
+	}
+	limit, n, to := r.a.q.filter.limit, r.a.q.filter.limit, r.to
+	for range maxPages {
+		got, more, err := r.a.o.Rooms.Timeline(ctx, r.id, r.from, to, n)
+		if err != nil {
+			return err
+		}
+		gap := len(got) > 0 && got[0].Flags&store.Gapped != 0
+		if len(got) > 0 {
+			to = got[0].Pos - 1
+		}
+		r.events = append(slices.DeleteFunc(got, r.unwanted), r.events...)
+		if over := len(r.events) - limit; over > 0 {
+			r.events, more = r.events[over:], true
+		}
+		if r.limited = more; !more || gap || len(r.events) == limit || len(got) == 0 {
+			return nil
+		}
+		n = pageSize
+	}
+	return nil
+}
+
+// unwanted reports whether the client does not want to see an event: its filter
+// leaves it out, or it is no state and its sender is ignored.
+func (r *room) unwanted(e *store.Stored) bool {
+	if _, no := r.a.q.ignored[e.Event.Sender()]; no && e.Tuple == 0 {
+		return true
+	}
+	return !r.a.q.filter.timeline.hasStored(e)
+}
+
+// read reads and renders what the answer says of the room.
+func (r *room) read(tx *sqldb.Tx) error {
+	a := r.a
+	if r.left != nil && r.left.exit == nil {
+		return r.readOutside(tx)
+	}
+	if !r.looked {
+		return nil
+	}
+	if len(r.events) == 0 && !r.limited && !r.full && r.before.State.Set == r.after.State.Set {
+		return nil
+	}
+	if r.left == nil {
+		if own, err := a.ownMember(tx, r.after.State); err != nil || membership(own) != store.Join {
+			r.events, r.limited, r.looked = nil, false, false
+			return err
+		}
+	}
+	visible, err := a.o.Rooms.Visible(tx, a.q.user, r.events)
+	if err != nil {
+		return err
+	}
+	if visible, err = r.withOwnExit(tx, visible); err != nil {
+		return err
+	}
+	r.events = visible
+	if err := r.setPrevBatch(tx); err != nil {
+		return err
+	}
+	if r.timeline, err = a.render(tx, visible); err != nil {
+		return err
+	}
+	return r.readState(tx)
+}
+
+// readOutside is read for a room that the user was not in: only the event that
+// says so.
+func (r *room) readOutside(tx *sqldb.Tx) (err error) {
+	own := r.left.own
+	if m := membership(own); m == store.Leave || m == store.Ban {
+		if r.a.q.filter.timeline.hasStored(own) && r.a.q.filter.timeline.rooms.has(r.id) {
+			r.timeline, err = r.a.render(tx, []*store.Stored{own})
+		}
+	}
+	return err
+}
+
+// withOwnExit adds the user's newest member event to the timeline of a room that
+// they left, when it is not there: a ban after they had left.
+func (r *room) withOwnExit(tx *sqldb.Tx, events []*store.Stored) ([]*store.Stored, error) {
+	if r.left == nil || r.left.own == r.left.exit || r.left.own == nil || r.unwanted(r.left.own) {
+		return events, nil
+	}
+	return append(events, r.left.own), nil
+}
+
+func (r *room) setPrevBatch(tx *sqldb.Tx) error {
+	if len(r.events) > 0 {
+		r.prevBatch = "t" + strconv.FormatInt(r.events[0].Ord, 10)
+		return nil
+	}
+	if !r.limited {
+		return nil
+	}
+	ord, ok, err := r.a.o.Rooms.Store.OrdAt(tx, r.key.NID, r.to)
+	if ok {
+		r.prevBatch = "t" + strconv.FormatInt(ord+1, 10)
+	}
+	return err
+}
+
+// render encodes timeline events as the filter wants them.
+func (a *answer) render(tx *sqldb.Tx, events []*store.Stored) ([]json.RawMessage, error) {
+	if a.q.filter.federation {
+		out := make([]json.RawMessage, len(events))
+		for i, e := range events {
+			out[i] = a.picked(e.Event.JSON())
+		}
+		return out, nil
+	}
+	out, err := a.o.Rooms.Render(tx, roomserver.Viewer{User: a.q.user, Device: a.q.device}, events, false, nil)
+	if err == nil && a.q.filter.fields != nil {
+		for i := range out {
+			out[i] = a.picked(out[i])
+		}
+	}
+	return out, err
+}
+
+// renderState encodes events of the state. What they replaced is not told: that
+// is for the timeline.
+func (a *answer) renderState(tx *sqldb.Tx, events []*store.Stored) ([]json.RawMessage, error) {
+	out := make([]json.RawMessage, 0, len(events))
+	now := a.o.Clock.Millis()
+	for _, e := range events {
+		switch {
+		case a.q.filter.federation:
+			out = append(out, a.picked(e.Event.JSON()))
+		case e.RedactedBy != 0:
+			one, err := a.render(tx, []*store.Stored{e})
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, one...)
+		default:
+			raw := e.Event.AppendClient(make([]byte, 0, len(e.Event.JSON())), event.ClientOptions{HasAge: true, Age: max(0, now-e.TS)})
+			out = append(out, a.picked(raw))
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,50 @@
+package sync
+
+import (
+	"strconv"
+	"strings"
+
+	"knock/internal/matrixerr"
+)
+
+// token is a point in time: "s<pos>_<to-device>_<eph>_<boot>_<epoch>". Its first
+// part is all that other endpoints need.
+type token struct {
+	pos      int64
+	toDevice int64  // reserved: the position of to-device messages, when it is behind pos
+	eph      int64  // of the ephemeral sequence of the start named boot
+	boot     string // of the node
+	epoch    string // of the database
+}
+
+const maxToken = 128 // bytes
+
+func (t token) String() string {
+	b := make([]byte, 0, 64)
+	b = strconv.AppendInt(append(b, 's'), t.pos, 10)
+	b = strconv.AppendInt(append(b, '_'), t.toDevice, 10)
+	b = strconv.AppendInt(append(b, '_'), t.eph, 10)
+	b = append(append(b, '_'), t.boot...)
+	return string(append(append(b, '_'), t.epoch...))
+}
+
+func parseToken(text string) (t token, err error) {
+	rest, ok := strings.CutPrefix(text, "s")
+	parts := strings.Split(rest, "_")
+	if !ok || len(text) > maxToken || len(parts) != 5 {
+		return t, errToken()
+	}
+	for i, n := range []*int64{&t.pos, &t.toDevice, &t.eph} {
+		if *n, err = strconv.ParseInt(parts[i], 10, 64); err != nil || *n < 0 || parts[i][0] == '+' {
+			return t, errToken()
+		}
+	}
+	if t.boot, t.epoch = parts[3], parts[4]; t.boot == "" || t.epoch == "" {
+		return t, errToken()
+	}
+	return t, nil
+}
+
+func errToken() error {
+	return matrixerr.InvalidParam("since must be the next_batch of an earlier answer; leave it out to start again")
+}
