@@ -1,0 +1,134 @@
+// Package e2e lets clients that others wrote use real nodes: matrix-js-sdk, the library of Element, on two nodes that
+// federate (js/), and mautrix-go on one. It needs Node 20 or newer and npm, which fetches the SDK once.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"image"
+	"image/color"
+	"image/png"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"knock/test/hstest"
+)
+
+func TestMain(m *testing.M) { hstest.Main(m) }
+
+// each runs fn on a fresh site for both engines. What the nodes logged is shown when a test fails.
+func each(t *testing.T, fn func(t *testing.T, s *hstest.Site)) {
+	hstest.Each(t, func(t *testing.T, s *hstest.Site) {
+		t.Cleanup(func() {
+			for _, name := range []string{platform, merchant} {
+				if n := s.Node(name); n != nil && t.Failed() {
+					t.Logf("log of %s:\n%s", name, n.Log())
+				}
+			}
+		})
+		fn(t, s)
+	})
+}
+
+const (
+	platform = "platform.test"
+	merchant = "merchant.test"
+	open     = "registration.mode=open"
+)
+
+// TestMatrixJSSDK runs the tests in js/ against two nodes.
+func TestMatrixJSSDK(t *testing.T) {
+	install(t)
+	file := filepath.Join(t.TempDir(), "picture.png")
+	if err := os.WriteFile(file, picture(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	each(t, func(t *testing.T, s *hstest.Site) {
+		a, b := s.Start(platform, open), s.Start(merchant, open)
+		env := []string{"KNOCK_E2E_PLATFORM=" + a.URL(), "KNOCK_E2E_MERCHANT=" + b.URL(), "KNOCK_E2E_PICTURE=" + file}
+		out, err := command(t, 2*time.Minute, env, "node", "--test", "--test-reporter=spec", "js/accounts.test.js", "js/companies.test.js")
+		if err != nil {
+			t.Error(err)
+		}
+		t.Logf("%s", out)
+	})
+}
+
+// install fetches what package-lock.json lists, once for a working copy. It skips the test where that cannot be done.
+func install(t *testing.T) {
+	if major := nodeVersion(); major < 20 {
+		t.Skipf("matrix-js-sdk was NOT tested: it needs node 20 or newer in PATH, found %d (Debian: apt install nodejs npm)", major)
+	}
+	if _, err := exec.LookPath("npm"); err != nil {
+		t.Skip("matrix-js-sdk was NOT tested: npm is missing (Debian: apt install npm)")
+	}
+	if installed() {
+		return
+	}
+	out, err := command(t, 5*time.Minute, nil, "npm", "ci", "--ignore-scripts")
+	switch {
+	case err == nil:
+	case unreachable.Match(out) || errors.Is(err, context.DeadlineExceeded):
+		t.Skipf("matrix-js-sdk was NOT tested: npm cannot reach its registry\n%s", out)
+	default:
+		t.Fatalf("npm ci: %v\n%s", err, out)
+	}
+}
+
+var unreachable = regexp.MustCompile(`ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|ERR_SOCKET_TIMEOUT`)
+
+// installed compares times as npm does: it writes this file last.
+func installed() bool {
+	lock, err := os.Stat("package-lock.json")
+	if err != nil {
+		return false
+	}
+	done, err := os.Stat("node_modules/.package-lock.json")
+	return err == nil && !done.ModTime().Before(lock.ModTime())
+}
+
+// nodeVersion is 0 without node.
+func nodeVersion() int {
+	out, err := exec.Command("node", "--version").Output()
+	if err != nil {
+		return 0
+	}
+	major, _, _ := strings.Cut(strings.TrimPrefix(string(out), "v"), ".")
+	n, _ := strconv.Atoi(major) // anything else counts as none
+	return n
+}
+
+// command runs a program until it or the time ends, and returns all that it printed.
+func command(t *testing.T, limit time.Duration, env []string, name string, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // a parent passes it on to its children
+	cmd.WaitDelay = 5 * time.Second
+	out, err := cmd.CombinedOutput()
+	return out, errors.Join(err, ctx.Err())
+}
+
+// picture is a PNG of 320 by 240 pixels, a gradient.
+func picture() []byte {
+	m := image.NewRGBA(image.Rect(0, 0, 320, 240))
+	for y := range 240 {
+		for x := range 320 {
+			m.Set(x, y, color.RGBA{uint8(x * 255 / 320), uint8(y), 128, 255})
+		}
+	}
+	var b bytes.Buffer
+	if err := png.Encode(&b, m); err != nil {
+		panic(err) // memory takes everything
+	}
+	return b.Bytes()
+}
