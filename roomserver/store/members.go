@@ -152,6 +152,7 @@ var (
 	serversNow    = sqldb.Register("room_servers.now", `SELECT n.s FROM room_servers rs JOIN names n ON n.nid = rs.server WHERE rs.room = $1 AND rs.to_pos IS NULL`)
 	allServersNow = sqldb.Register("room_servers.all", `SELECT DISTINCT n.s FROM room_servers rs JOIN names n ON n.nid = rs.server WHERE rs.to_pos IS NULL`)
 	outgoingSince = sqldb.Register("events.outgoing", `SELECT nid FROM events WHERE room = $1 AND pos > $2 AND pos <= $3 AND flags & $4 <> 0 ORDER BY pos LIMIT $5`)
+	backlogOf     = sqldb.Register("events.backlog", `SELECT nid, pos FROM events WHERE room = $1 AND pos > $2 AND pos <= $3 AND flags & $4 <> 0 ORDER BY pos DESC LIMIT $5`)
 )
 
 // ServerJoined records that a server came into a room at pos.
@@ -191,6 +192,18 @@ func (s *Store) AllServers(tx *sqldb.Tx) ([]string, error) {
 // be sent to other servers, oldest first.
 func (s *Store) Outgoing(tx *sqldb.Tx, room, from, to int64, limit int) ([]int64, error) {
 	return sqldb.Collect(tx, outgoingSince, scanNID, room, from, to, int64(Outgoing), limit)
+}
+
+// Due is an event that waits to be sent to another server.
+type Due struct{ Event, Pos int64 }
+
+// Backlog returns up to limit events of a room with from < pos ≤ to that are to
+// be sent to other servers, newest first.
+func (s *Store) Backlog(tx *sqldb.Tx, room, from, to int64, limit int) ([]Due, error) {
+	return sqldb.Collect(tx, backlogOf, func(rows *sqldb.Rows) (d Due, err error) {
+		err = rows.Scan(&d.Event, &d.Pos)
+		return d, err
+	}, room, from, to, int64(Outgoing), limit)
 }
 
 func scanText(rows *sqldb.Rows) (string, error) {
