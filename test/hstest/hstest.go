@@ -1,0 +1,149 @@
+// Package hstest starts whole nodes for tests, on a fresh database of either engine, in this process or in a child
+// process that can be killed. Nodes find each other by injected names and talk through wires that can be cut.
+package hstest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"knock/cmd/knock/demo/lab"
+	"knock/internal/sqldb"
+	"knock/internal/sqldb/sqldbtest"
+)
+
+// Patience is how long things that must happen may take. Nothing passes or fails by being slower than usual.
+const Patience = 30 * time.Second
+
+// Main runs the tests of a package and then looks for goroutines left behind. In a child process that a test started
+// it is the node. Every package that uses New needs
+//
+//	func TestMain(m *testing.M) { hstest.Main(m) }
+func Main(m *testing.M) {
+	if spec := os.Getenv(childEnv); spec != "" {
+		os.Exit(child(spec))
+	}
+	code := m.Run()
+	if code == 0 {
+		if err := goleak.Find(goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// Site is the network of one test.
+type Site struct {
+	t       testing.TB
+	dialect sqldb.Dialect
+	dir     string
+	lab     *lab.Lab
+	nodes   map[string]*Node
+	wires   map[pair]*wire
+}
+
+// New makes a network whose nodes use databases of one engine. Everything ends with the test.
+func New(t testing.TB, d sqldb.Dialect) *Site {
+	t.Helper()
+	s := &Site{t: t, dialect: d, dir: t.TempDir(), nodes: map[string]*Node{}, wires: map[pair]*wire{}}
+	var err error
+	if s.lab, err = lab.New(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.close)
+	return s
+}
+
+// Each runs fn on a network for each engine.
+func Each(t *testing.T, fn func(t *testing.T, s *Site)) {
+	for _, d := range []sqldb.Dialect{sqldb.SQLite, sqldb.Postgres} {
+		t.Run(d.String(), func(t *testing.T) { fn(t, New(t, d)) })
+	}
+}
+
+func (s *Site) close() {
+	for _, n := range s.nodes {
+		n.closeClients()
+		if err := n.Stop(); err != nil {
+			s.t.Errorf("stop %s: %v", n.Name, err)
+		}
+		if log := n.Log(); s.t.Failed() && log != "" {
+			s.t.Logf("the log of %s:\n%s", n.Name, log[max(0, len(log)-8000):])
+		}
+	}
+	for _, w := range s.wires {
+		w.close()
+	}
+}
+
+// Add makes a node, which is not started yet. Further settings are as --set takes them. Its server name may be looked
+// up by all others of the site.
+func (s *Site) Add(name string, settings ...string) *Node {
+	s.t.Helper()
+	base, err := s.lab.Settings(name)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	n := &Node{Name: name, site: s, dir: s.dir, DatabaseURL: sqldbtest.URL(s.t, s.dialect)}
+	n.settings = append(base, "rate_limits.enabled=false", "logging.level=warn", "database.url="+n.DatabaseURL)
+	n.settings = append(n.settings, settings...)
+	s.nodes[name] = n
+	for other := range s.nodes {
+		s.connect(name, other)
+		s.connect(other, name)
+	}
+	return n
+}
+
+// Node is a node that was added.
+func (s *Site) Node(name string) *Node { return s.nodes[name] }
+
+// Start adds a node and starts it in this process.
+func (s *Site) Start(name string, settings ...string) *Node {
+	s.t.Helper()
+	n := s.Add(name, settings...)
+	if err := n.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+func (s *Site) connect(from, to string) {
+	p := pair{from, to}
+	if s.wires[p] != nil {
+		return
+	}
+	w, err := newWire(s.nodes[to].target)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.wires[p] = w
+	s.nodes[from].names.Set(to, w.port)
+}
+
+// Cut parts two nodes: connections between them end and new ones fail.
+func (s *Site) Cut(a, b string) { s.switchWires(a, b, true) }
+
+// Heal ends a Cut.
+func (s *Site) Heal(a, b string) { s.switchWires(a, b, false) }
+
+func (s *Site) switchWires(a, b string, cut bool) {
+	s.t.Helper()
+	for _, p := range []pair{{a, b}, {b, a}} {
+		w := s.wires[p]
+		if w == nil {
+			s.t.Fatalf("there is no wire from %s to %s", p.from, p.to)
+		}
+		w.set(cut)
+	}
+}
+
+// Context ends with the test or when patience is over.
+func (s *Site) Context() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(s.t.Context(), Patience)
+}
