@@ -199,6 +199,31 @@ func (s *Server) Membership(ctx context.Context, roomID, userID string) (m store
 	return m, err
 }
 
+// IsMember reports whether a user, also one of another server, is in a room.
+func (s *Server) IsMember(ctx context.Context, roomID, userID string) (bool, error) {
+	if s.IsLocal(userID) {
+		return s.Hub.IsJoined(userID, roomID), nil
+	}
+	m, err := s.Membership(ctx, roomID, userID)
+	return m.State == store.Join, err
+}
+
+// RoomsOf returns the rooms that a user, also one of another server, is in.
+func (s *Server) RoomsOf(ctx context.Context, userID string) (rooms []string, err error) {
+	if s.IsLocal(userID) {
+		return s.Hub.JoinedRooms(userID), nil
+	}
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		nid, err := s.Store.FindName(tx, userID)
+		if err != nil || nid == 0 {
+			return err
+		}
+		rooms, err = s.Store.JoinedRooms(tx, nid)
+		return err
+	})
+	return rooms, err
+}
+
 // Memberships returns every membership of a local user.
 func (s *Server) Memberships(tx *sqldb.Tx, userID string) ([]store.MemberRow, error) {
 	user, err := s.Store.FindName(tx, userID)

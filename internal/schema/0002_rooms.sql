@@ -104,7 +104,7 @@ CREATE TABLE membership (
 )
 -- sqlite: WITHOUT ROWID
 ;
-CREATE INDEX membership_user ON membership (user_nid, room) WHERE local = 1;
+CREATE INDEX membership_user ON membership (user_nid, room);
 
 -- When each other server was in a room: joined by the event at from_pos, gone
 -- with the event at to_pos (NULL while it is in).

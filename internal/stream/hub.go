@@ -32,6 +32,7 @@ type Hub struct {
 // user is one local user's entry. Its rooms are guarded by Hub.mu.
 type user struct {
 	last  atomic.Int64 // newest durable position that concerns the user
+	own   atomic.Int64 // newest one that concerns the user beside what happens in joined rooms
 	eph   atomic.Int64 // newest ephemeral sequence that concerns the user
 	rooms map[string]*room
 
@@ -189,8 +190,14 @@ func (h *Hub) TouchRoom(roomID string, pos int64) {
 
 // TouchUser records that something at pos concerns one local user.
 func (h *Hub) TouchUser(userID string, pos int64) {
-	h.touch(h.user(userID), pos)
+	u := h.user(userID)
+	raise(&u.own, pos)
+	h.touch(u, pos)
 }
+
+// LastPersonal returns the highest position given to TouchUser for the user;
+// after a start it is the position at that start.
+func (h *Hub) LastPersonal(userID string) int64 { return h.user(userID).own.Load() }
 
 // LastUser returns the highest position that concerns the user. After a start
 // it is the position at that start, since older ones are not known.
@@ -274,6 +281,7 @@ func (h *Hub) userLocked(id string) *user {
 	if u == nil {
 		u = &user{rooms: map[string]*room{}}
 		u.last.Store(h.boot)
+		u.own.Store(h.boot)
 		h.users[id] = u
 	}
 	return u

@@ -53,6 +53,7 @@ var (
 	selectMember  = sqldb.Register("membership.one", `SELECT `+memberColumns+` FROM membership m WHERE m.room = $1 AND m.user_nid = $2`)
 	memberOfUser  = sqldb.Register("membership.ofUser", `SELECT `+memberColumns+` FROM membership m WHERE m.user_nid = $1 AND m.local = 1`)
 	membersOfRoom = sqldb.Register("membership.ofRoom", `SELECT m.user_nid, n.s, m.state, m.event FROM membership m JOIN names n ON n.nid = m.user_nid WHERE m.room = $1`)
+	roomsOfUser   = sqldb.Register("membership.roomsOfUser", `SELECT r.room_id FROM membership m JOIN rooms r ON r.nid = m.room WHERE m.user_nid = $1 AND m.state = $2 ORDER BY r.nid`)
 	localJoined   = sqldb.Register("membership.localJoined", `SELECT r.room_id, n.s FROM membership m JOIN rooms r ON r.nid = m.room JOIN names n ON n.nid = m.user_nid WHERE m.local = 1 AND m.state = $1`)
 )
 
@@ -99,6 +100,11 @@ func (s *Store) Member(tx *sqldb.Tx, room, user int64) (MemberRow, error) {
 // MembershipsOf returns every membership of a local user.
 func (s *Store) MembershipsOf(tx *sqldb.Tx, user int64) ([]MemberRow, error) {
 	return sqldb.Collect(tx, memberOfUser, scanMember, user)
+}
+
+// JoinedRooms returns the rooms that any user, also one of another server, is in.
+func (s *Store) JoinedRooms(tx *sqldb.Tx, user int64) ([]string, error) {
+	return sqldb.Collect(tx, roomsOfUser, scanText, user, int64(Join))
 }
 
 // Member is a user's current membership with its name.

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"mime"
 
+	"github.com/sirupsen/logrus"
+
+	"knock/clientapi/directory"
 	"knock/federationapi/client"
 	"knock/internal/account"
 	"knock/internal/pushrules"
@@ -18,13 +21,47 @@ import (
 
 // The types here stand between parts that do not know each other.
 
-// remote is the federation client as the room server wants it.
-type remote struct{ *client.Client }
+// guardedSender sends to the servers that the configuration lets this one talk to.
+type guardedSender struct {
+	*client.Client
+	allowed func(server string) bool
+}
 
-var _ roomserver.Remote = remote{}
+// SendTransaction drops what is meant for a server that is never spoken to: waiting for it would be without end.
+func (g guardedSender) SendTransaction(ctx context.Context, server, txnID string, t *client.Transaction) (map[string]string, error) {
+	if !g.allowed(server) {
+		return nil, nil
+	}
+	return g.Client.SendTransaction(ctx, server, txnID, t)
+}
 
-func (r remote) SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, into roomserver.JoinSink) error {
-	return r.Client.SendJoin(ctx, server, roomID, eventID, e, client.JoinSink(into))
+// remoteDirectory is the federation client as the directory wants it.
+type remoteDirectory struct{ *client.Client }
+
+func (r remoteDirectory) PublicRooms(ctx context.Context, server string, q directory.RemoteQuery) (json.RawMessage, error) {
+	return r.Client.PublicRooms(ctx, server, client.PublicRoomsQuery(q))
+}
+
+// whereabouts tells in which rooms other servers' users are.
+type whereabouts struct {
+	s   *roomserver.Server
+	log *logrus.Entry
+}
+
+func (w whereabouts) member(room, user string) bool {
+	in, err := w.s.IsMember(context.Background(), room, user)
+	if err != nil {
+		w.log.WithError(err).Warn("A membership could not be read")
+	}
+	return in && err == nil
+}
+
+func (w whereabouts) rooms(user string) []string {
+	rooms, err := w.s.RoomsOf(context.Background(), user)
+	if err != nil {
+		w.log.WithError(err).Warn("A user's rooms could not be read")
+	}
+	return rooms
 }
 
 // remoteMedia is the federation client as the media store wants it.

@@ -20,27 +20,19 @@ func (n *Node) hooks(proxies []netip.Prefix) httpx.Hooks {
 		Log:            n.logs.Component("http"),
 		Registerer:     n.metrics,
 	}
-	if n.parts.keys != nil {
+	if n.parts.federation != nil {
 		h.AuthenticateServer = n.authenticateServer
 	}
 	return h
 }
 
-// authenticateServer verifies who signed a request of federation. A server that reaches us is alive: its back-off ends.
+// authenticateServer verifies who signed a request of federation.
 func (n *Node) authenticateServer(ctx context.Context, r *httpx.Request) (string, error) {
-	body, err := r.Bytes()
-	if err != nil {
-		return "", err
+	origin, err := n.parts.federation.AuthenticateServer(ctx, r)
+	if err == nil && !n.federatesWith(origin) {
+		err = matrixerr.Forbidden("This server does not talk to " + origin)
 	}
-	origin, err := n.parts.keys.VerifyRequest(ctx, r.Method, r.RequestURI, r.Header.Values("Authorization"), body, []string{n.cfg.ServerName})
-	if err != nil {
-		return "", err
-	}
-	if !n.federatesWith(origin) {
-		return "", matrixerr.Forbidden("This server does not talk to " + origin)
-	}
-	n.parts.remote.Alive(origin)
-	return origin, nil
+	return origin, err
 }
 
 // federatesWith applies federation.allow_domains and deny_domains.

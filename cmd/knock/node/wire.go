@@ -9,10 +9,15 @@ import (
 
 	"knock/clientapi"
 	accountapi "knock/clientapi/account"
+	"knock/clientapi/directory"
 	ephemeralapi "knock/clientapi/ephemeral"
 	pushapi "knock/clientapi/push"
+	roomsapi "knock/clientapi/rooms"
+	"knock/clientapi/sync"
+	"knock/federationapi"
 	"knock/federationapi/client"
 	"knock/federationapi/keys"
+	"knock/federationapi/send"
 	"knock/internal/account"
 	"knock/internal/ephemeral"
 	"knock/internal/httpx"
@@ -30,8 +35,10 @@ import (
 type parts struct {
 	account *account.Service
 	push    *pushrules.Service
-	remote  *client.Client // nil without federation, like keys
+	remote  *client.Client // nil without federation, like keys and sender
 	keys    *keys.Ring
+	store   *store.Store
+	sender  *send.Sender
 	rooms   *roomserver.Server
 	media   *mediaapi.Media
 
@@ -43,6 +50,10 @@ type parts struct {
 	accountAPI   *accountapi.API
 	pushAPI      *pushapi.API
 	ephemeralAPI *ephemeralapi.API
+	sync         *sync.Sync
+	roomsAPI     *roomsapi.API
+	directoryAPI *directory.API
+	federation   *federationapi.API // nil without federation
 
 	limiter *limits.Limiter
 }
@@ -57,6 +68,8 @@ func (n *Node) wire(context.Context) error {
 		return err
 	}
 	p.keys = n.newKeyRing()
+	p.store = store.New(store.Options{DB: n.db, Registerer: n.metrics})
+	p.sender = n.newSender()
 	p.rooms = n.newRooms()
 	p.account.OnProfileChange(p.rooms)
 	p.account.OnDeactivate(p.rooms)
@@ -68,6 +81,11 @@ func (n *Node) wire(context.Context) error {
 	p.accountAPI = n.newAccountAPI()
 	p.pushAPI = pushapi.New(p.push)
 	p.ephemeralAPI = ephemeralapi.New(ephemeralapi.Options{Rooms: n.hub, Typing: p.typing, Receipts: p.receipts, Presence: p.presence})
+	p.sync = n.newSync()
+	p.roomsAPI = roomsapi.New(roomsapi.Options{ServerName: n.cfg.ServerName, Rooms: p.rooms, DB: n.db, Hub: n.hub,
+		SyncPosition: p.sync.Position, Log: n.logs.Component("rooms")})
+	p.directoryAPI = n.newDirectoryAPI()
+	p.federation = n.newFederation()
 	p.limiter = n.newLimiter()
 	return nil
 }
@@ -85,7 +103,7 @@ func (n *Node) startParts(ctx context.Context) error {
 
 // components are the parts that work in the background.
 func (n *Node) components() []component {
-	return []component{
+	list := []component{
 		{"account", n.parts.account.Run},
 		{"rooms", n.parts.rooms.Run},
 		{"media", n.parts.media.Run},
@@ -93,12 +111,16 @@ func (n *Node) components() []component {
 		{"receipts", n.parts.receipts.Run},
 		{"presence", n.parts.presence.Run},
 	}
+	if n.parts.sender != nil {
+		list = append(list, component{"sender", n.parts.sender.Run})
+	}
+	return list
 }
 
 // clientRoutes are the rows of the client listener: everything, so that one reverse proxy is enough.
 func (n *Node) clientRoutes() []httpx.Route {
 	p := &n.parts
-	rows := clientapi.Assemble(p.ephemeralAPI, p.about, p.accountAPI, p.pushAPI)
+	rows := clientapi.Assemble(p.sync, p.roomsAPI, p.directoryAPI, p.ephemeralAPI, p.about, p.accountAPI, p.pushAPI)
 	rows = append(rows, p.media.ClientRoutes()...)
 	return append(rows, n.federationRoutes()...)
 }
@@ -109,7 +131,8 @@ func (n *Node) federationRoutes() []httpx.Route {
 		return nil
 	}
 	p := &n.parts
-	return append(p.keys.Routes(), p.media.FederationRoutes()...)
+	rows := append(p.federation.Routes(), p.keys.Routes()...)
+	return append(rows, p.media.FederationRoutes()...)
 }
 
 func (n *Node) clientHandler() http.Handler {
@@ -138,7 +161,7 @@ func (n *Node) newRemote() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.New(client.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName),
+	return client.New(client.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Partners: n.isPartner,
 		AllowNetworks: f.AllowNetworks, RootCAs: roots, Lookup: n.opts.Lookup, UserAgent: "Knock/" + n.opts.Version,
 		Log: n.logs.Component("federation"), Registerer: n.metrics}), nil
 }
@@ -155,16 +178,60 @@ func (n *Node) newKeyRing() *keys.Ring {
 	return keys.New(o)
 }
 
+// isPartner says whether a server shares rooms with this one: such servers are never left alone for long.
+func (n *Node) isPartner(server string) bool {
+	return n.parts.sender != nil && n.parts.sender.Knows(server)
+}
+
+func (n *Node) newSender() *send.Sender {
+	if n.parts.remote == nil {
+		return nil
+	}
+	return send.New(send.Options{ServerName: n.cfg.ServerName, Store: n.parts.store, Hub: n.hub,
+		Client: guardedSender{n.parts.remote, n.federatesWith}, Log: n.logs.Component("federation"), Registerer: n.metrics})
+}
+
 func (n *Node) newRooms() *roomserver.Server {
 	p := &n.parts
-	o := roomserver.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Hub: n.hub,
-		Store:    store.New(store.Options{DB: n.db, Registerer: n.metrics}),
+	o := roomserver.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Hub: n.hub, Store: p.store,
 		Profiles: memberProfiles{p.account}, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"),
 		Participants: []roomserver.Participant{counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}}}
 	if p.remote != nil {
-		o.Remote, o.Verifier = remote{p.remote}, p.keys
+		o.Remote, o.Verifier, o.Outbound = federationapi.NewRemote(p.remote), p.keys, p.sender
+		o.Participants = append(o.Participants, p.sender)
 	}
 	return roomserver.New(o)
+}
+
+func (n *Node) newFederation() *federationapi.API {
+	p := &n.parts
+	if p.remote == nil {
+		return nil
+	}
+	return federationapi.New(federationapi.Options{ServerName: n.cfg.ServerName, Version: n.opts.Version, Rooms: p.rooms, Verifier: p.keys,
+		Accounts: p.account, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Alive: n.alive,
+		Log: n.logs.Component("federation"), Registerer: n.metrics})
+}
+
+// alive hears of a server that reached us: its back-off ends and what waits for it is sent.
+func (n *Node) alive(server string) {
+	n.parts.remote.Alive(server)
+	n.parts.sender.Wake(server)
+}
+
+func (n *Node) newSync() *sync.Sync {
+	p := &n.parts
+	return sync.New(sync.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Accounts: p.account, Push: p.push, Typing: p.typing,
+		Receipts: p.receipts, Presence: p.presence, Registerer: n.metrics})
+}
+
+func (n *Node) newDirectoryAPI() *directory.API {
+	o := directory.Options{ServerName: n.cfg.ServerName, Rooms: n.parts.rooms, DB: n.db, Hub: n.hub,
+		Log: n.logs.Component("directory"), Registerer: n.metrics}
+	if n.parts.remote != nil {
+		o.Remote = remoteDirectory{n.parts.remote}
+	}
+	return directory.New(o)
 }
 
 func (n *Node) newMedia() (*mediaapi.Media, error) {
@@ -196,10 +263,16 @@ func (n *Node) newMedia() (*mediaapi.Media, error) {
 // newEphemeral makes what knows who types, reads and is online.
 func (n *Node) newEphemeral() {
 	p := &n.parts
-	p.typing = ephemeral.NewTyping(ephemeral.TypingOptions{Hub: n.hub})
+	var outbox ephemeral.Outbox
+	if p.sender != nil {
+		outbox = p.sender
+	}
+	here := whereabouts{p.rooms, n.logs.Component("ephemeral")}
+	p.typing = ephemeral.NewTyping(ephemeral.TypingOptions{Hub: n.hub, Outbox: outbox, Member: here.member,
+		Local: func(room string) bool { return n.hub.JoinedCount(room) > 0 }})
 	p.receipts = ephemeral.NewReceipts(ephemeral.ReceiptOptions{DB: n.db, Hub: n.hub, Events: places{p.rooms}, Counts: p.push,
-		AccountData: p.account, Log: n.logs.Component("ephemeral")})
-	p.presence = ephemeral.NewPresence(ephemeral.PresenceOptions{Enabled: n.cfg.Presence.Enabled, Hub: n.hub})
+		AccountData: p.account, Outbox: outbox, Member: here.member, Log: n.logs.Component("ephemeral")})
+	p.presence = ephemeral.NewPresence(ephemeral.PresenceOptions{Enabled: n.cfg.Presence.Enabled, Hub: n.hub, Outbox: outbox, Rooms: here.rooms})
 }
 
 func (n *Node) newAbout() *clientapi.API {
