@@ -69,6 +69,7 @@ type Service struct {
 
 	profiles      ProfileFanout
 	deactivations Deactivations
+	devices       DeviceHook
 }
 
 // New makes a Service on a migrated database. It starts nothing; Run does the work in the background.

@@ -14,7 +14,7 @@ func (s *Service) Deactivate(ctx context.Context, userID string, erase bool) err
 		if err != nil {
 			return err
 		}
-		if err := r.write(tx, devices); err != nil {
+		if err := r.write(tx, local, devices); err != nil {
 			return err
 		}
 		return s.writeDeactivated(tx, local, erase)

@@ -85,10 +85,16 @@ func (s *Service) RenameDevice(ctx context.Context, userID, deviceID, name strin
 		return matrixerr.InvalidParam("A device's display name may have at most 256 bytes")
 	}
 	var renamed int64
-	err = s.db.Do(ctx, &sqldb.Op{Name: "account.rename", Write: func(tx *sqldb.Tx, _ int64) (err error) {
-		renamed, err = tx.Exec(deviceRename, local, deviceID, optional(name))
-		return err
-	}})
+	var after afterwards
+	err = s.db.Do(ctx, &sqldb.Op{Name: "account.rename", Positions: 1, Committed: after.run,
+		Write: func(tx *sqldb.Tx, pos int64) (err error) {
+			after.fn = nil
+			renamed, err = tx.Exec(deviceRename, local, deviceID, optional(name))
+			if err == nil && renamed > 0 && s.devices != nil {
+				after.fn, err = s.devices.DeviceRenamed(tx, pos, userID, deviceID)
+			}
+			return err
+		}})
 	if err == nil && renamed == 0 {
 		return errNoDevice()
 	}
@@ -98,33 +104,49 @@ func (s *Service) RenameDevice(ctx context.Context, userID, deviceID, name strin
 // removal ends devices: which ones is found inside the transaction.
 type removal struct {
 	s       *Service
+	pos     int64
 	dropped [][]byte
+	after   afterwards
 }
 
-func (r *removal) write(tx *sqldb.Tx, devices []int64) (err error) {
+// begin forgets an earlier attempt of the same operation.
+func (r *removal) begin(pos int64) { r.pos, r.dropped, r.after.fn = pos, nil, nil }
+
+func (r *removal) write(tx *sqldb.Tx, local string, devices []int64) (err error) {
 	if len(devices) == 0 {
 		return nil
 	}
 	if r.dropped, err = sqldb.Collect(tx, tokensOf, scanBytes, devices); err != nil {
 		return err
 	}
-	_, err = tx.Exec(deviceDelete, devices)
+	deleted, err := sqldb.Collect(tx, deviceDelete, scanBytes, devices)
+	if err != nil || len(deleted) == 0 || r.s.devices == nil {
+		return err
+	}
+	ids := make([]string, len(deleted))
+	for i, id := range deleted {
+		ids[i] = string(id)
+	}
+	r.after.fn, err = r.s.devices.DevicesDeleted(tx, r.pos, r.s.userID(local), ids)
 	return err
 }
 
-func (r *removal) committed(int64) { r.s.tokens.drop(r.dropped) }
+func (r *removal) committed(int64) {
+	r.s.tokens.drop(r.dropped)
+	r.after.run(0)
+}
 
 // removeDevices deletes the devices that find names, with their tokens.
-func (s *Service) removeDevices(ctx context.Context, find func(tx *sqldb.Tx) ([]int64, error)) error {
+func (s *Service) removeDevices(ctx context.Context, local string, find func(tx *sqldb.Tx) ([]int64, error)) error {
 	r := removal{s: s}
-	return s.db.Do(ctx, &sqldb.Op{Name: "account.removeDevices", Committed: r.committed,
-		Write: func(tx *sqldb.Tx, _ int64) error {
-			r.dropped = nil
+	return s.db.Do(ctx, &sqldb.Op{Name: "account.removeDevices", Positions: 1, Committed: r.committed,
+		Write: func(tx *sqldb.Tx, pos int64) error {
+			r.begin(pos)
 			devices, err := find(tx)
 			if err != nil {
 				return err
 			}
-			return r.write(tx, devices)
+			return r.write(tx, local, devices)
 		}})
 }
 
@@ -134,7 +156,7 @@ func (s *Service) DeleteDevices(ctx context.Context, userID string, ids ...strin
 	if err != nil {
 		return err
 	}
-	return s.removeDevices(ctx, func(tx *sqldb.Tx) ([]int64, error) {
+	return s.removeDevices(ctx, local, func(tx *sqldb.Tx) ([]int64, error) {
 		return sqldb.Collect(tx, deviceByIDs, scanInt, local, ids)
 	})
 }
@@ -145,7 +167,7 @@ func (s *Service) DeleteAllDevices(ctx context.Context, userID string, keep int6
 	if err != nil {
 		return err
 	}
-	return s.removeDevices(ctx, func(tx *sqldb.Tx) ([]int64, error) { return otherDevices(tx, local, keep) })
+	return s.removeDevices(ctx, local, func(tx *sqldb.Tx) ([]int64, error) { return otherDevices(tx, local, keep) })
 }
 
 func otherDevices(tx *sqldb.Tx, local string, keep int64) ([]int64, error) {

@@ -101,6 +101,6 @@ func (s *Service) SetPassword(ctx context.Context, userID, password string, logo
 		if err != nil {
 			return err
 		}
-		return r.write(tx, devices)
+		return r.write(tx, local, devices)
 	})
 }

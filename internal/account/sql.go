@@ -29,7 +29,10 @@ var (
 		`UPDATE devices SET display_name = $3 WHERE localpart = $1 AND device_id = $2`)
 	deviceSeen = sqldb.Register("account.deviceSeen",
 		`UPDATE devices SET last_seen_ts = $2, last_seen_ip = $3 WHERE nid = $1`)
-	deviceDelete = sqldb.Register("account.deviceDelete", `DELETE FROM devices WHERE nid = ANY($1::bigint[])`)
+	deviceDelete = sqldb.Register("account.deviceDelete",
+		`DELETE FROM devices WHERE nid = ANY($1::bigint[]) RETURNING device_id`)
+	deviceNames = sqldb.Register("account.deviceNames",
+		`SELECT localpart, device_id, display_name FROM devices WHERE localpart = ANY($1::bytea[])`)
 
 	tokenInsert = sqldb.Register("account.tokenInsert", `INSERT INTO tokens
 		(nid, device, access, refresh, expires, refresh_expires, parent) VALUES ($1, $2, $3, $4, $5, $6, $7)`)

@@ -141,10 +141,10 @@ func (s *Service) change(ctx context.Context, userID, name string, write changer
 	}
 	r := removal{s: s}
 	var verdict error
-	err = s.db.Do(context.WithoutCancel(ctx), &sqldb.Op{Name: name, Committed: r.committed,
-		Write: func(tx *sqldb.Tx, _ int64) error {
+	err = s.db.Do(context.WithoutCancel(ctx), &sqldb.Op{Name: name, Positions: 1, Committed: r.committed,
+		Write: func(tx *sqldb.Tx, pos int64) error {
 			var u User
-			r.dropped = nil
+			r.begin(pos)
 			if verdict = activeUser(tx, local, &u); verdict != nil {
 				return onlyUnknown(verdict)
 			}
