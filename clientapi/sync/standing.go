@@ -193,19 +193,18 @@ func (a *answer) placeLeft(ctx context.Context, st *standing) error {
 	r := &room{a: a, id: st.key.ID, from: a.from, left: st}
 	a.todo = append(a.todo, r)
 	if st.exit == nil {
-		r.key = st.key
 		return nil
-	}
-	if st.before != store.Join {
-		r.from, r.full = 0, true
 	}
 	to := st.exit.Pos
 	if !st.row.Forgotten && st.exit == st.own && st.row.Pos <= a.at.pos {
 		to = max(to, st.row.Pos)
 	}
-	if to <= r.from {
-		st.exit = nil
+	if to <= a.from {
+		st.exit = nil // the stay was over before
 		return nil
+	}
+	if st.before != store.Join {
+		r.from, r.full = 0, true
 	}
 	return r.look(ctx, to)
 }

@@ -177,7 +177,7 @@ func (s *Sync) sync(ctx context.Context, r *httpx.Request) (any, error) {
 	wait, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	atOnce := q.initial || q.full
-	for look := atOnce || q.stale; ; look = false {
+	for look := atOnce || q.stale || q.timeout == 0; ; look = false {
 		at := s.now()
 		if look || s.o.Hub.Ready(q.user, q.since.pos, q.since.eph) {
 			body, some, err := s.answer(r.Context(), q, at)
