@@ -114,9 +114,12 @@ func (a *API) sendLeaveV1(ctx context.Context, r *httpx.Request) (any, error) {
 
 // domainError maps errors of the domain to the specification's codes, with what is wrong where the caller can mend it.
 func domainError(err error) error {
+	var mapped *matrixerr.Error
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &mapped):
+		return err
 	case errors.Is(err, roomserver.ErrNoCreate):
 		return matrixerr.InvalidParam("invite_room_state lacks the room's m.room.create event as a full event").With(err)
 	case errors.Is(err, roomserver.ErrBadRequest):

@@ -1,0 +1,84 @@
+package federationapi_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/tidwall/gjson"
+
+	"knock/roomserver"
+)
+
+func TestHistoryAfterAJoin(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		for _, version := range []string{"1", "10", "12"} {
+			room := a.create(roomserver.CreateRequest{Version: version, Preset: "public_chat"})
+			var said []string
+			for i := range 30 {
+				said = append(said, a.say(room, a.user("alice"), fmt.Sprint("long ago ", i)))
+			}
+			must(t, b.join(room, b.user("bob"), a))
+			more := true
+			for range 10 {
+				if b.placed(room, said[0]) {
+					break
+				}
+				var err error
+				more, err = b.rooms.Backfill(t.Context(), room, -1<<62, 10)
+				must(t, err)
+				if !more {
+					break
+				}
+			}
+			for _, id := range said {
+				if !b.placed(room, id) {
+					t.Fatalf("version %s: %s did not come (more: %v)", version, id, more)
+				}
+			}
+		}
+	})
+}
+
+// placed tells whether an event has its place in the room's history here.
+func (n *node) placed(room, id string) bool { return n.has(room, id) }
+
+func TestQuestionsAboutEvents(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b, c := w.add("a.test"), w.add("b.test"), w.add("c.test")
+		room := a.create(roomserver.CreateRequest{Preset: "public_chat"})
+		must(t, b.join(room, b.user("bob"), a))
+		first := a.say(room, a.user("alice"), "one")
+		second := a.say(room, a.user("alice"), "two")
+		third := a.say(room, a.user("alice"), "three")
+		const v1 = "/_matrix/federation/v1"
+		ask := func(method, path, body, field string, want int) {
+			t.Helper()
+			status, answer := b.call(a, method, v1+path, body)
+			if n := len(gjson.Get(answer, field).Array()); status != 200 || n < want {
+				t.Errorf("%s: %d, %d in %s: %.300s", path, status, n, field, answer)
+			}
+			if status, answer := c.call(a, method, v1+path, body); status != 403 || gjson.Get(answer, "errcode").Str != "M_FORBIDDEN" {
+				t.Errorf("%s of a server that is not in the room: %d %.300s", path, status, answer)
+			}
+		}
+		ask("GET", "/event/"+second, "", "pdus", 1)
+		ask("GET", "/event_auth/"+room+"/"+second, "", "auth_chain", 3)
+		ask("GET", "/state/"+room+"?event_id="+second, "", "pdus", 6)
+		ask("GET", "/state/"+room+"?event_id="+second, "", "auth_chain", 3)
+		ask("GET", "/state_ids/"+room+"?event_id="+second, "", "pdu_ids", 6)
+		ask("GET", "/backfill/"+room+"?limit=2&v="+second, "", "pdus", 2)
+		ask("GET", "/timestamp_to_event/"+room+"?ts=0&dir=f", "", "event_id", 1)
+		ask("POST", "/get_missing_events/"+room, fmt.Sprintf(`{"earliest_events":[%q],"latest_events":[%q]}`, first, third), "events", 1)
+
+		for path, status := range map[string]int{
+			"/event/$unknown": 404, "/state/" + room + "?event_id=$unknown": 404, "/state/" + room: 400, "/state_ids/!nowhere:a.test?event_id=$x": 404,
+			"/backfill/" + room + "?limit=2": 400, "/backfill/" + room + "?v=" + second: 400, "/timestamp_to_event/" + room + "?ts=x&dir=f": 400,
+			"/timestamp_to_event/" + room + "?ts=0&dir=b": 404, "/event_auth/" + room + "/$unknown": 404,
+		} {
+			if got, answer := b.call(a, "GET", v1+path, ""); got != status {
+				t.Errorf("%s: %d, want %d: %s", path, got, status, answer)
+			}
+		}
+	})
+}

@@ -1,0 +1,214 @@
+package federationapi_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/tidwall/gjson"
+
+	"knock/federationapi/client"
+	"knock/roomserver"
+	"knock/roomserver/event"
+)
+
+func TestInvites(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		for _, version := range []string{"1", "10", "11", "12"} {
+			room := a.create(roomserver.CreateRequest{Version: version, Preset: "private_chat", Name: "Secret"})
+			bob := b.user("bob")
+			if err := b.join(room, bob, a); err == nil {
+				t.Fatal("an invited room let a stranger in")
+			}
+			must(t, a.membership(room, a.user("alice"), bob, "invite"))
+			b.knows(room, bob, "invite")
+			must(t, b.join(room, bob))
+			a.knows(room, bob, "join")
+			b.sees(room, a.say(room, a.user("alice"), "welcome"))
+
+			carol := b.user("carol")
+			must(t, b.membership(room, bob, a.user("dave"), "invite")) // of a server that is in the room
+			a.knows(room, a.user("dave"), "invite")
+			must(t, a.membership(room, a.user("alice"), carol, "invite"))
+			b.knows(room, carol, "invite")
+			must(t, b.rooms.Leave(t.Context(), room, carol, "no, thanks"))
+			a.knows(room, carol, "leave")
+		}
+	})
+}
+
+func TestInviteIsRefusedAndRescinded(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		for _, version := range []string{"10", "12"} {
+			room := a.create(roomserver.CreateRequest{Version: version, Preset: "private_chat"})
+			must(t, a.membership(room, a.user("alice"), b.user("bob"), "invite"))
+			b.knows(room, b.user("bob"), "invite")
+			must(t, b.rooms.Leave(t.Context(), room, b.user("bob"), ""))
+			a.knows(room, b.user("bob"), "leave")
+
+			must(t, a.membership(room, a.user("alice"), b.user("carol"), "invite"))
+			b.knows(room, b.user("carol"), "invite")
+			must(t, a.membership(room, a.user("alice"), b.user("carol"), "leave"))
+			b.knows(room, b.user("carol"), "leave")
+		}
+	})
+}
+
+func TestKnocks(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		for _, version := range []string{"10", "12"} {
+			room := a.create(roomserver.CreateRequest{Version: version, InitialState: []roomserver.StateEvent{
+				{Type: "m.room.join_rules", Content: json.RawMessage(`{"join_rule":"knock"}`)}}})
+			for _, user := range []string{b.user("bob"), b.user("carol")} {
+				_, err := b.rooms.Knock(t.Context(), roomserver.JoinRequest{RoomIDOrAlias: room, User: user, Via: []string{a.name}, Reason: "please"})
+				must(t, err)
+				a.knows(room, user, "knock")
+				if got := b.is(room, user); got != "knock" {
+					t.Fatalf("%s is %q at home", user, got)
+				}
+			}
+			must(t, a.membership(room, a.user("alice"), b.user("bob"), "invite"))
+			b.knows(room, b.user("bob"), "invite")
+			must(t, b.join(room, b.user("bob")))
+			a.knows(room, b.user("bob"), "join")
+			must(t, a.membership(room, a.user("alice"), b.user("carol"), "leave"))
+			b.knows(room, b.user("carol"), "leave")
+		}
+	})
+}
+
+func TestBanIsSeenByTheBanned(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		room := a.create(roomserver.CreateRequest{Preset: "public_chat"})
+		must(t, b.join(room, b.user("bob"), a))
+		must(t, a.membership(room, a.user("alice"), b.user("bob"), "ban"))
+		b.knows(room, b.user("bob"), "ban")
+		if err := b.join(room, b.user("bob"), a); err == nil {
+			t.Fatal("a banned user joined")
+		}
+	})
+}
+
+func TestRedaction(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		for _, version := range []string{"1", "10", "11", "12"} {
+			room := a.create(roomserver.CreateRequest{Version: version, Preset: "public_chat"})
+			must(t, b.join(room, b.user("bob"), a))
+			id := b.say(room, b.user("bob"), "secret words")
+			a.sees(room, id)
+			_, err := a.rooms.Send(t.Context(), roomserver.SendRequest{RoomID: room, Sender: a.user("alice"), Type: "m.room.redaction", Redacts: id,
+				Content: json.RawMessage(`{"redacts":"` + id + `"}`)})
+			must(t, err)
+			eventually(t, "b has redacted it", func() bool {
+				e, err := b.rooms.EventFor(t.Context(), room, id, b.user("bob"))
+				return err == nil && !strings.Contains(string(e.Event.JSON()), "secret")
+			})
+		}
+	})
+}
+
+// TestRestrictedRooms has a room open to the members of another one.
+func TestRestrictedRooms(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b, c := w.add("a.test"), w.add("b.test"), w.add("c.test")
+		for _, version := range []string{"10", "12"} {
+			club := a.create(roomserver.CreateRequest{Version: version, Preset: "public_chat"})
+			room := a.create(roomserver.CreateRequest{Version: version, InitialState: []roomserver.StateEvent{{Type: "m.room.join_rules",
+				Content: json.RawMessage(fmt.Sprintf(`{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":%q}]}`, club))}}})
+			if code := matrixCode(b.join(room, b.user("bob"), a)); code != "M_FORBIDDEN" {
+				t.Fatalf("who is not in the club: %s", code)
+			}
+			must(t, b.join(club, b.user("bob"), a))
+			must(t, b.join(room, b.user("bob"), a))
+			a.knows(room, b.user("bob"), "join")
+
+			// b is in the room and in the club, but bob may not invite.
+			must(t, c.join(club, c.user("eve"), a))
+			b.knows(club, c.user("eve"), "join")
+			a.setState(room, a.user("alice"), "m.room.power_levels", inviteLevel(a, room, 50))
+			eventually(t, "b knows the power levels", func() bool { return b.stateRaw(room, "m.room.power_levels", "invite") == "50" })
+			if code := matrixCode(c.make(room, c.user("eve"), b)); code != "M_UNABLE_TO_GRANT_JOIN" {
+				t.Fatalf("through b: %s", code)
+			}
+			must(t, c.join(room, c.user("eve"), a))
+
+			// b leaves the club and can no longer tell.
+			must(t, b.rooms.Leave(t.Context(), club, b.user("bob"), ""))
+			if code := matrixCode(c.make(room, c.user("mallory"), b)); code != "M_UNABLE_TO_AUTHORISE_JOIN" {
+				t.Fatalf("through b, which is not in the club: %s", code)
+			}
+		}
+	})
+}
+
+// make asks one server alone for the template of a join.
+func (n *node) make(room, user string, through *node) error {
+	_, _, err := n.client.Make(n.t.Context(), "join", through.name, room, user, event.Versions())
+	return err
+}
+
+// TestVouchingIsNotForTheAsking has a server make a restricted join by itself that names one of our users.
+func TestVouchingIsNotForTheAsking(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		club := a.create(roomserver.CreateRequest{Version: "10", Preset: "public_chat"})
+		room := a.create(roomserver.CreateRequest{Version: "10", InitialState: []roomserver.StateEvent{{Type: "m.room.join_rules",
+			Content: json.RawMessage(fmt.Sprintf(`{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":%q}]}`, club))}}})
+		must(t, b.join(club, b.user("bob"), a))
+		_, template, err := b.client.Make(t.Context(), "join", a.name, room, b.user("bob"), event.Versions())
+		must(t, err)
+		tmpl := gjson.ParseBytes(template)
+		v, _ := event.GetVersion("10")
+		eve := b.user("eve") // is not in the club
+		build := event.Builder{Version: v, Type: "m.room.member", Sender: eve, StateKey: &eve, RoomID: room,
+			Content: json.RawMessage(tmpl.Get("content").Raw), Depth: tmpl.Get("depth").Int(), TS: tmpl.Get("origin_server_ts").Int()}
+		for _, id := range tmpl.Get("prev_events").Array() {
+			build.PrevEvents = append(build.PrevEvents, id.Str)
+		}
+		for _, id := range tmpl.Get("auth_events").Array() {
+			build.AuthEvents = append(build.AuthEvents, id.Str)
+		}
+		e, err := build.Build(b.signer)
+		must(t, err)
+		status, body := b.call(a, "PUT", "/_matrix/federation/v2/send_join/"+room+"/"+e.EventID(), string(e.JSON()))
+		if status == 200 {
+			t.Fatalf("a join by a stranger was vouched for: %s", body)
+		}
+		if got := a.is(room, eve); got == "join" {
+			t.Fatal("the stranger is in the room")
+		}
+	})
+}
+
+func inviteLevel(n *node, room string, level int) string {
+	e, err := n.rooms.CurrentState(n.t.Context(), room, "m.room.power_levels", "")
+	must(n.t, err)
+	var content map[string]any
+	must(n.t, json.Unmarshal(e.Event.ContentJSON(), &content))
+	content["invite"] = level
+	raw, err := json.Marshal(content)
+	must(n.t, err)
+	return string(raw)
+}
+
+func (n *node) stateRaw(room, typ, field string) string {
+	e, err := n.rooms.CurrentState(n.t.Context(), room, typ, "")
+	must(n.t, err)
+	return gjson.GetBytes(e.Event.ContentJSON(), field).Raw
+}
+
+// matrixCode is the error code that another server answered with.
+func matrixCode(err error) string {
+	var e *client.Error
+	if errors.As(err, &e) && e.Matrix != nil {
+		return e.Matrix.Code
+	}
+	return fmt.Sprint(err)
+}
