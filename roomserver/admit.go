@@ -239,11 +239,21 @@ func (b *batch) afterID(ctx context.Context, id string) (*store.Ref, error) {
 	if err != nil || e == nil || e.Flags&store.Outlier != 0 {
 		return nil, err
 	}
-	before, err := r.set(ctx, e.State)
+	before, err := b.set(ctx, e.State)
 	if err != nil {
 		return nil, err
 	}
 	return b.after(e, before)
+}
+
+// set returns a state set that may be one of this batch's own.
+func (b *batch) set(ctx context.Context, nid int64) (*store.Ref, error) {
+	for _, ref := range slices.Backward(b.sets) {
+		if ref.NID == nid {
+			return ref, nil
+		}
+	}
+	return b.r.set(ctx, nid)
 }
 
 // set returns a state set that may be queued and not yet written.

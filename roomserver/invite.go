@@ -38,7 +38,7 @@ func (s *Server) inviteRemote(ctx context.Context, q SendRequest) (string, error
 	if signed.EventID() != e.EventID() {
 		return "", fmt.Errorf("%s answered with another event", server)
 	}
-	return e.EventID(), s.retry(ctx, func() error { return r.s.insertSigned(ctx, r.key, signed, server) })
+	return e.EventID(), s.retry(ctx, func() error { return r.s.insertSigned(ctx, r.key, signed) })
 }
 
 // draftInvite builds and checks an invite without adding it to the room.
@@ -85,8 +85,9 @@ func (r *room) inviteState(ctx context.Context, sender string) ([]json.RawMessag
 	return out, nil
 }
 
-// insertSigned takes an event that was built here and signed elsewhere.
-func (s *Server) insertSigned(ctx context.Context, key store.RoomKey, e *event.Event, exclude string) error {
+// insertSigned takes an event that was built here and signed elsewhere. The
+// server that signed it gets it like all others when it is in the room.
+func (s *Server) insertSigned(ctx context.Context, key store.RoomKey, e *event.Event) error {
 	r, err := s.handleOf(ctx, key)
 	if err != nil {
 		return err
@@ -95,7 +96,7 @@ func (s *Server) insertSigned(ctx context.Context, key store.RoomKey, e *event.E
 		return err
 	}
 	b := r.begin()
-	d, err := b.admit(ctx, e, admission{flags: store.Outgoing, exclude: exclude})
+	d, err := b.admit(ctx, e, admission{flags: store.Outgoing})
 	if err != nil || d == nil {
 		err = r.abandon(b, err)
 		r.mu.Unlock()

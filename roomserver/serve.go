@@ -140,6 +140,9 @@ func (s *Server) parseMembership(ctx context.Context, key store.RoomKey, kind, o
 		return nil, &NotAllowed{Reason: "the event's sender belongs to another server"}
 	}
 	if via := e.ContentString("join_authorised_via_users_server"); kind == auth.Join && via != "" && s.IsLocal(via) {
+		if err := s.meetsConditions(ctx, key.ID, e.Sender()); err != nil {
+			return nil, err
+		}
 		if e, err = e.Sign(s.Signer); err != nil {
 			return nil, err
 		}
@@ -150,6 +153,23 @@ func (s *Server) parseMembership(ctx context.Context, key store.RoomKey, kind, o
 		}
 	}
 	return e, nil
+}
+
+// meetsConditions refuses to vouch for a user whom the join rule of a restricted
+// room does not let in: nobody says that their server asked us for a template.
+func (s *Server) meetsConditions(ctx context.Context, roomID, user string) error {
+	if !s.needsAuthoriser(ctx, roomID) {
+		return nil
+	}
+	m, err := s.Membership(ctx, roomID, user)
+	if err != nil || m.State == store.Join || m.State == store.Invite {
+		return err
+	}
+	authoriser, err := s.Authoriser(ctx, roomID, user)
+	if err == nil && authoriser == "" {
+		err = &NotAllowed{Reason: "the user meets no condition of the room's join rule"}
+	}
+	return err
 }
 
 func (s *Server) acceptOnce(ctx context.Context, key store.RoomKey, e *event.Event, origin string) (*draft, error) {
