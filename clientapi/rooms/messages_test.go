@@ -10,14 +10,14 @@ import (
 )
 
 // page gets one page and returns the ids of its events and the next token.
-func (n *node) page(token, room, query string) (ids []string, end string, answer object) {
+func (n *node) page(token, room, query string) (ids []string, end string, page answer) {
 	n.t.Helper()
-	answer = n.ok(token, "GET", in(room, "messages?"+query), "")
-	for _, e := range answer["chunk"].([]any) {
-		ids = append(ids, e.(object)["event_id"].(string))
+	page = n.ok(token, "GET", in(room, "messages?"+query), "")
+	for _, e := range page["chunk"].([]any) {
+		ids = append(ids, e.(answer)["event_id"].(string))
 	}
-	end, _ = answer["end"].(string)
-	return ids, end, answer
+	end, _ = page["end"].(string)
+	return ids, end, page
 }
 
 // walkAll pages until there is no more.
@@ -128,7 +128,7 @@ func TestMessages(t *testing.T) {
 		_, _, lazy := n.page("alice", room, "dir=b&limit=2&filter="+url.QueryEscape(`{"lazy_load_members":true,"types":["m.room.message"]}`))
 		var members []string
 		for _, e := range lazy["state"].([]any) {
-			members = append(members, e.(object)["state_key"].(string))
+			members = append(members, e.(answer)["state_key"].(string))
 		}
 		if slices.Sort(members); strings.Join(members, " ") != "@alice:hs @bob:hs" {
 			t.Errorf("lazy members %v", members)
@@ -136,8 +136,8 @@ func TestMessages(t *testing.T) {
 
 		at := fmt.Sprintf("s%d", n.hub.Published())
 		n.say("alice", room, "later")
-		if ids, _, answer := n.page("alice", room, "dir=b&limit=2&from="+at); ids[1] != b || answer["start"] != at {
-			t.Errorf("back from a sync token: %v", answer)
+		if ids, _, page := n.page("alice", room, "dir=b&limit=2&from="+at); ids[1] != b || page["start"] != at {
+			t.Errorf("back from a sync token: %v", page)
 		}
 		if ids, end, _ := n.page("alice", room, "dir=f&from="+at); len(ids) != 1 || end != "" {
 			t.Errorf("forward from a sync token: %v %q", ids, end)
@@ -190,13 +190,13 @@ func TestContext(t *testing.T) {
 		}
 		path := in(room, "context/"+url.PathEscape(sent[4]))
 		c := n.ok("alice", "GET", path+"?limit=4&filter="+url.QueryEscape(`{"lazy_load_members":true}`), "")
-		id := func(key string, i int) any { return c[key].([]any)[i].(object)["event_id"] }
-		if c["event"].(object)["event_id"] != sent[4] || id("events_before", 0) != sent[3] || id("events_before", 1) != sent[2] ||
+		id := func(key string, i int) any { return c[key].([]any)[i].(answer)["event_id"] }
+		if c["event"].(answer)["event_id"] != sent[4] || id("events_before", 0) != sent[3] || id("events_before", 1) != sent[2] ||
 			id("events_after", 0) != sent[5] || id("events_after", 1) != sent[6] || len(c["events_before"].([]any)) != 2 || len(c["events_after"].([]any)) != 2 {
 			t.Errorf("context %v", c)
 		}
 		for _, e := range c["state"].([]any) {
-			if e := e.(object); e["type"] == "m.room.member" && e["state_key"] != "@bob:hs" {
+			if e := e.(answer); e["type"] == "m.room.member" && e["state_key"] != "@bob:hs" {
 				t.Errorf("lazy state has %v", e)
 			}
 		}

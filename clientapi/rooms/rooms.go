@@ -68,6 +68,7 @@ func (a *API) writeRoutes() []httpx.Route {
 		{Method: http.MethodPut, Path: room + "state/{eventType}/{stateKey:.*}", Handler: a.putState, Auth: httpx.AuthGuestOK, Limit: "message", Spec: "Sending events to a room", Hot: true},
 		{Method: http.MethodPut, Path: room + "redact/{eventId}/{txnId}", Handler: a.redact, Auth: httpx.AuthUser, Limit: "message", OptionalBody: true, Spec: "Redactions"},
 		{Method: http.MethodPost, Path: v3 + "createRoom", Handler: a.create, Auth: httpx.AuthUser, Limit: "create", Spec: "Creation"},
+		{Method: http.MethodPost, Path: room + "upgrade", Handler: a.upgrade, Auth: httpx.AuthUser, Limit: "create", Spec: "Room Upgrades"},
 	}
 }
 

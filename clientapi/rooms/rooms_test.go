@@ -10,7 +10,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"knock/internal/clock"
 	"knock/internal/httpx"
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
@@ -39,12 +41,20 @@ func newNode(t testing.TB, db *sqldb.DB) *node {
 	hub := stream.New(pos)
 	db.OnPublish(hub.Advance)
 	signer := event.Signer{Server: "hs", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed([]byte(strings.Repeat("k", 32)))}
-	s := roomserver.New(roomserver.Options{ServerName: "hs", Signer: signer, Store: store.New(store.Options{DB: db}), Hub: hub, Profiles: profiles{}})
+	s := roomserver.New(roomserver.Options{ServerName: "hs", Signer: signer, Store: store.New(store.Options{DB: db}), Hub: hub, Profiles: profiles{}, Clock: ticking()})
 	if err := s.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	api := New(Options{ServerName: "hs", Rooms: s, DB: db, Hub: hub, SyncPosition: syncPosition})
 	return &node{t: t, s: s, hub: hub, router: httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: authenticate})}
+}
+
+// ticking is a clock that never shows the same millisecond twice: ids of rooms
+// since version 12 are made of nothing else that differs.
+func ticking() clock.Clock {
+	var ticks atomic.Int64
+	start := time.Now()
+	return func() time.Time { return start.Add(time.Duration(ticks.Add(1)) * time.Millisecond) }
 }
 
 func syncPosition(token string) (pos int64, ok bool) {
@@ -70,7 +80,7 @@ func each(t *testing.T, fn func(t *testing.T, n *node)) {
 	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) { fn(t, newNode(t, db)) })
 }
 
-type object = map[string]any
+type answer = map[string]any
 
 func (n *node) raw(token, method, path, body string) (int, []byte) {
 	req := httptest.NewRequest(method, path, strings.NewReader(body))
@@ -81,10 +91,10 @@ func (n *node) raw(token, method, path, body string) (int, []byte) {
 }
 
 // expect does a request and checks the status and the error code.
-func (n *node) expect(status int, code, token, method, path, body string) object {
+func (n *node) expect(status int, code, token, method, path, body string) answer {
 	n.t.Helper()
 	got, data := n.raw(token, method, path, body)
-	var out object
+	var out answer
 	if err := json.Unmarshal(data, &out); err != nil {
 		n.t.Fatalf("%s %s: %d with %q", method, path, got, data)
 	}
@@ -94,7 +104,7 @@ func (n *node) expect(status int, code, token, method, path, body string) object
 	return out
 }
 
-func (n *node) ok(token, method, path, body string) object {
+func (n *node) ok(token, method, path, body string) answer {
 	n.t.Helper()
 	return n.expect(200, "", token, method, path, body)
 }
@@ -115,7 +125,7 @@ func (n *node) join(token, room string) {
 // say sends a message and returns its event id.
 func (n *node) say(token, room, text string) string {
 	n.t.Helper()
-	body, _ := json.Marshal(object{"msgtype": "m.text", "body": text})
+	body, _ := json.Marshal(answer{"msgtype": "m.text", "body": text})
 	return n.ok(token, "PUT", in(room, fmt.Sprintf("send/m.room.message/%d", n.txn.Add(1))), string(body))["event_id"].(string)
 }
 
@@ -125,7 +135,7 @@ func (n *node) setState(token, room, typ, body string) string {
 }
 
 // content returns the content of a room's state.
-func (n *node) content(token, room, typ string) object {
+func (n *node) content(token, room, typ string) answer {
 	n.t.Helper()
 	return n.ok(token, "GET", in(room, "state/"+typ), "")
 }
@@ -237,7 +247,7 @@ func TestSend(t *testing.T) {
 		n.expect(403, "M_FORBIDDEN", "alice", "PUT", in(room, "send/m.room.create/3"), `{}`)
 		n.expect(403, "M_FORBIDDEN", "alice", "PUT", in(room, "send/m.room.member/3"), `{"membership":"join"}`)
 		e := n.ok("alice:A", "GET", in(room, "event/"+first["event_id"].(string)), "")
-		if e["content"].(object)["body"] != "a" || e["unsigned"].(object)["transaction_id"] != "1" || e["room_id"] != room {
+		if e["content"].(answer)["body"] != "a" || e["unsigned"].(answer)["transaction_id"] != "1" || e["room_id"] != room {
 			t.Errorf("the event is %v", e)
 		}
 	})
@@ -262,12 +272,12 @@ func TestRedact(t *testing.T) {
 				t.Errorf("version %s: a repeated redaction made %v and %v", v, by, again)
 			}
 			e := n.ok("bob", "GET", in(room, "event/"+url.PathEscape(id)), "")
-			because, _ := e["unsigned"].(object)["redacted_because"].(object)
-			if len(e["content"].(object)) != 0 || because["event_id"] != by || because["redacts"] != id || because["content"].(object)["reason"] != "oops" {
+			because, _ := e["unsigned"].(answer)["redacted_because"].(answer)
+			if len(e["content"].(answer)) != 0 || because["event_id"] != by || because["redacts"] != id || because["content"].(answer)["reason"] != "oops" {
 				t.Errorf("version %s: %v", v, e)
 			}
 			n.ok("bob", "PUT", in(room, "send/m.room.redaction/2"), `{"redacts":"`+bobs+`"}`)
-			if e := n.ok("bob", "GET", in(room, "event/"+url.PathEscape(bobs)), ""); len(e["content"].(object)) != 0 {
+			if e := n.ok("bob", "GET", in(room, "event/"+url.PathEscape(bobs)), ""); len(e["content"].(answer)) != 0 {
 				t.Errorf("version %s: sent as an event, the redaction left %v", v, e)
 			}
 		}

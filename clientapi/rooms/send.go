@@ -99,13 +99,15 @@ func (a *API) putState(ctx context.Context, r *httpx.Request) (any, error) {
 	}
 	key := r.Vars["stateKey"]
 	q := roomserver.SendRequest{RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], StateKey: &key, Content: content}
-	if q.Type == "m.room.canonical_alias" {
+	send := a.s.Send
+	switch q.Type {
+	case "m.room.create":
+		return nil, matrixerr.Forbidden("A room is created once: m.room.create cannot be sent.")
+	case "m.room.canonical_alias":
 		if err := a.checkAliases(ctx, q.Sender, q.RoomID, content); err != nil {
 			return nil, err
 		}
-	}
-	send := a.s.Send
-	if q.Type == typeMember {
+	case typeMember:
 		send = a.sendMember
 	}
 	id, err := send(ctx, q)
