@@ -55,12 +55,18 @@ func (s *Server) Create(ctx context.Context, q CreateRequest) (string, error) {
 			return "", ErrAliasTaken
 		}
 	}
-	r := s.newRoom(v)
-	b, err := s.createLocked(ctx, r, q)
+	var r *room
+	// Since version 12 two rooms that a user makes in the same millisecond would
+	// have the same create event, and so the same id: the second tries again.
+	err := s.retry(ctx, func() error {
+		r = s.newRoom(v)
+		b, err := s.createLocked(ctx, r, q)
+		if err != nil {
+			return err
+		}
+		return b.wait(ctx)
+	})
 	if err != nil {
-		return "", err
-	}
-	if err := b.wait(ctx); err != nil {
 		return "", err
 	}
 	for _, user := range q.Invite {
