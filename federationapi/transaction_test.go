@@ -1,0 +1,104 @@
+package federationapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"knock/internal/matrixerr"
+)
+
+// FuzzTransaction reads any body; what is accepted keeps the bounds.
+func FuzzTransaction(f *testing.F) {
+	for _, seed := range []string{
+		`{"origin":"a","origin_server_ts":1,"pdus":[],"edus":[]}`,
+		`{"pdus":[{"room_id":"!x"},7,null,"x"],"edus":[{"edu_type":"m.typing","content":{"room_id":"!x","user_id":"@a:b","typing":true}}]}`,
+		`{"pdus":{}}`, `{"edus":[null,1,{"edu_type":null},{"edu_type":""}]}`, `{"pdus":null,"edus":null}`, `[]`, ``, `{"pdus":[[[[]]]]}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		tr, err := parseTransaction(body)
+		if err != nil {
+			if e := matrixerr.From(err); e.HTTP != 400 {
+				t.Fatalf("%v is not the sender's error", err)
+			}
+			return
+		}
+		if len(tr.PDUs) > maxPDUs || len(tr.EDUs) > maxEDUs {
+			t.Fatalf("%d PDUs, %d EDUs", len(tr.PDUs), len(tr.EDUs))
+		}
+		for _, raw := range tr.PDUs {
+			if !json.Valid(raw) {
+				t.Fatalf("%q", raw)
+			}
+		}
+		for _, e := range tr.EDUs {
+			if e.Type == "" {
+				t.Fatal("an EDU without a type")
+			}
+		}
+	})
+}
+
+func TestSlots(t *testing.T) {
+	s := newSlots()
+	leave, err := s.enter(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := s.enter(t.Context(), "b")
+	if err != nil {
+		t.Fatal("another origin has to wait")
+	}
+	other()
+	var inside, most atomic.Int64
+	var wg sync.WaitGroup
+	for range maxWaiting {
+		wg.Go(func() {
+			leave, err := s.enter(context.Background(), "a")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			most.Store(max(most.Load(), inside.Add(1)))
+			inside.Add(-1)
+			leave()
+		})
+	}
+	for {
+		s.mu.Lock()
+		n := s.origins["a"].users
+		s.mu.Unlock()
+		if n == maxWaiting+1 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	var e *matrixerr.Error
+	if _, err := s.enter(t.Context(), "a"); !errors.As(err, &e) || e.Code != "M_LIMIT_EXCEEDED" {
+		t.Errorf("one too many: %v", err)
+	}
+	leave()
+	wg.Wait()
+	if most.Load() != 1 || len(s.origins) != 0 {
+		t.Errorf("%d at once, %d origins remembered", most.Load(), len(s.origins))
+	}
+	leave, err = s.enter(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.enter(ctx, "a"); !errors.Is(err, context.Canceled) {
+		t.Errorf("who gives up: %v", err)
+	}
+	leave()
+	if len(s.origins) != 0 {
+		t.Error("an origin is remembered for ever")
+	}
+}
