@@ -19,12 +19,14 @@ func TestHistoryAfterAJoin(t *testing.T) {
 				said = append(said, a.say(room, a.user("alice"), fmt.Sprint("long ago ", i)))
 			}
 			must(t, b.join(room, b.user("bob"), a))
+			create, err := b.rooms.CurrentState(t.Context(), room, "m.room.create", "")
+			must(t, err)
+			said = append(said, create.ID)
 			more := true
 			for range 10 {
-				if b.placed(room, said[0]) {
+				if b.placed(room, create.ID) {
 					break
 				}
-				var err error
 				more, err = b.rooms.Backfill(t.Context(), room, -1<<62, 10)
 				must(t, err)
 				if !more {

@@ -246,7 +246,10 @@ func (b *batch) addHistory(ctx context.Context, e *event.Event, set *state.Set, 
 		}
 	}
 	acc := acceptance{flags: store.Backfilled, auth: cited.nids, replaces: known, fills: true, ord: &ord}
-	if acc.before, acc.missing, err = b.before(ctx, e, admission{state: set}); err != nil {
+	if acc.before, acc.missing, err = b.beforeHistory(ctx, e, set); errors.Is(err, errMissingPrev) {
+		return nil // nor can this one
+	}
+	if err != nil {
 		return err
 	}
 	reason := cited.reason
@@ -262,4 +265,17 @@ func (b *batch) addHistory(ctx context.Context, e *event.Event, set *state.Set, 
 	}
 	_, err = b.add(ctx, e, acc)
 	return err
+}
+
+// beforeHistory returns the state before an event of the history, as before does. Nothing precedes the room's own
+// create event; no other event may claim that.
+func (b *batch) beforeHistory(ctx context.Context, e *event.Event, set *state.Set) (*store.Ref, []string, error) {
+	if !e.IsState("m.room.create", "") || len(e.PrevEventIDs()) > 0 {
+		return b.before(ctx, e, admission{state: set})
+	}
+	create, err := b.r.stateEvent(ctx, b.r.tip.state.Set, store.Tuple{Type: "m.room.create"})
+	if err == nil && (create == nil || create.ID != e.EventID()) {
+		err = errMissingPrev
+	}
+	return store.EmptyState(), nil, err
 }
