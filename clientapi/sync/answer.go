@@ -36,6 +36,7 @@ type answer struct {
 	arrived  []string // users who came into rooms that the user is in
 	fresh    bool     // the user came into a room
 	given    []uint64 // member events, for the device to remember
+	searched int      // events that were looked at for timelines
 
 	sections                  // encoded
 	keys     map[string]int64 // one-time keys
@@ -128,7 +129,7 @@ func (a *answer) find(ctx context.Context) error {
 // personalNews reports whether something that concerns the user alone may have
 // changed since.
 func (a *answer) personalNews() bool {
-	return a.personal == nil || a.personal.LastPersonal(a.q.user) > a.from
+	return a.o.Hub.LastPersonal(a.q.user) > a.from
 }
 
 // wants reports whether the filter takes a room.

@@ -7,7 +7,6 @@ import (
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
 	"knock/roomserver/event"
-	"knock/roomserver/store"
 )
 
 // Bounds of filters.
@@ -55,6 +54,9 @@ func (f *idFilter) has(id string) bool {
 	return yes
 }
 
+// nothing reports whether the filter cannot take any event.
+func (f *eventFilter) nothing() bool { return f.types != nil && len(f.types) == 0 }
+
 func (f *eventFilter) hasType(typ string) bool {
 	for _, g := range f.notTypes {
 		if glob(g, typ) {
@@ -72,8 +74,6 @@ func (f *eventFilter) hasType(typ string) bool {
 	return false
 }
 
-func (f *eventFilter) has(typ, sender string) bool { return f.senders.has(sender) && f.hasType(typ) }
-
 // roomFilter picks events of rooms.
 type roomFilter struct {
 	eventFilter
@@ -88,11 +88,8 @@ func (f *roomFilter) hasEvent(e *event.Event) bool {
 	if f.url != nil && *f.url != e.ContentGet("url").Exists() {
 		return false
 	}
-	return f.has(e.Type(), e.Sender())
+	return f.senders.has(e.Sender()) && f.hasType(e.Type())
 }
-
-// hasStored is hasEvent for a room's events.
-func (f *roomFilter) hasStored(e *store.Stored) bool { return f.hasEvent(e.Event) }
 
 // glob matches s with a pattern in which * stands for any characters.
 func glob(pattern, s string) bool {

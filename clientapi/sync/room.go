@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
-	"strconv"
 
 	"knock/internal/sqldb"
 	"knock/roomserver"
@@ -65,39 +64,38 @@ func (r *room) look(ctx context.Context, to int64) (err error) {
 	return r.page(ctx)
 }
 
-// pageSize and maxPages bound how far a timeline is searched for events that the
-// filter takes.
+// pageSize and maxSearched bound how far the timelines of an answer are searched
+// for events that the filter takes.
 const (
-	pageSize = 100
-	maxPages = 10
+	pageSize    = 100
+	maxSearched = 5000
 )
 
 // page finds the newest events that the client wants.
 func (r *room) page(ctx context.Context) error {
-	f := &r.a.q.filter.timeline
-	if !f.rooms.has(r.id) {
+	f, limit := &r.a.q.filter.timeline, r.a.q.filter.limit
+	if !f.rooms.has(r.id) || f.nothing() {
 		return nil
 	}
-	limit, n, to := r.a.q.filter.limit, r.a.q.filter.limit, r.to
-	for range maxPages {
+	for n, to := limit, r.to; ; n = pageSize {
 		got, more, err := r.a.o.Rooms.Timeline(ctx, r.id, r.from, to, n)
 		if err != nil {
 			return err
 		}
-		gap := len(got) > 0 && got[0].Flags&store.Gapped != 0
+		last := len(got) == 0 || got[0].Flags&store.Gapped != 0
 		if len(got) > 0 {
 			to = got[0].Pos - 1
 		}
+		r.a.searched += len(got)
 		r.events = append(slices.DeleteFunc(got, r.unwanted), r.events...)
 		if over := len(r.events) - limit; over > 0 {
 			r.events, more = r.events[over:], true
 		}
-		if r.limited = more; !more || gap || len(r.events) == limit || len(got) == 0 {
+		r.limited = more
+		if !more || last || len(r.events) == limit || r.a.searched > maxSearched {
 			return nil
 		}
-		n = pageSize
 	}
-	return nil
 }
 
 // unwanted reports whether the client does not want to see an event: its filter
@@ -106,7 +104,7 @@ func (r *room) unwanted(e *store.Stored) bool {
 	if _, no := r.a.q.ignored[e.Event.Sender()]; no && e.Tuple == 0 {
 		return true
 	}
-	return !r.a.q.filter.timeline.hasStored(e)
+	return !r.a.q.filter.timeline.hasEvent(e.Event)
 }
 
 // read reads and renders what the answer says of the room.
@@ -123,7 +121,7 @@ func (r *room) read(tx *sqldb.Tx) error {
 	}
 	if r.left == nil {
 		if own, err := a.ownMember(tx, r.after.State); err != nil || membership(own) != store.Join {
-			r.events, r.limited, r.looked = nil, false, false
+			r.events, r.limited, r.full = nil, false, false // they came or went just now
 			return err
 		}
 	}
@@ -149,7 +147,7 @@ func (r *room) read(tx *sqldb.Tx) error {
 func (r *room) readOutside(tx *sqldb.Tx) (err error) {
 	own := r.left.own
 	if m := membership(own); m == store.Leave || m == store.Ban {
-		if r.a.q.filter.timeline.hasStored(own) && r.a.q.filter.timeline.rooms.has(r.id) {
+		if r.a.q.filter.timeline.hasEvent(own.Event) && r.a.q.filter.timeline.rooms.has(r.id) {
 			r.timeline, err = r.a.render(tx, []*store.Stored{own})
 		}
 	}
@@ -167,7 +165,7 @@ func (r *room) withOwnExit(tx *sqldb.Tx, events []*store.Stored) ([]*store.Store
 
 func (r *room) setPrevBatch(tx *sqldb.Tx) error {
 	if len(r.events) > 0 {
-		r.prevBatch = "t" + strconv.FormatInt(r.events[0].Ord, 10)
+		r.prevBatch = roomserver.Point(r.events[0].Ord).String()
 		return nil
 	}
 	if !r.limited {
@@ -175,7 +173,7 @@ func (r *room) setPrevBatch(tx *sqldb.Tx) error {
 	}
 	ord, ok, err := r.a.o.Rooms.Store.OrdAt(tx, r.key.NID, r.to)
 	if ok {
-		r.prevBatch = "t" + strconv.FormatInt(ord+1, 10)
+		r.prevBatch = roomserver.Point(ord + 1).String()
 	}
 	return err
 }
@@ -189,13 +187,30 @@ func (a *answer) render(tx *sqldb.Tx, events []*store.Stored) ([]json.RawMessage
 		}
 		return out, nil
 	}
-	out, err := a.o.Rooms.Render(tx, roomserver.Viewer{User: a.q.user, Device: a.q.device}, events, false, nil)
+	v := roomserver.Viewer{User: a.q.user, Device: a.q.device}
+	var extra func(*store.Stored, *event.ClientOptions)
+	if older := a.mayHaveRelations(events); a.o.Bundle != nil && len(older) > 0 {
+		var err error
+		if extra, err = a.o.Bundle(tx, v, older); err != nil {
+			return nil, err
+		}
+	}
+	out, err := a.o.Rooms.Render(tx, v, events, false, extra)
 	if err == nil && a.q.filter.fields != nil {
 		for i := range out {
 			out[i] = a.picked(out[i])
 		}
 	}
 	return out, err
+}
+
+// mayHaveRelations leaves out a newest event of all: nothing can relate to it
+// yet. It spares a statement where one message wakes a thousand syncs.
+func (a *answer) mayHaveRelations(events []*store.Stored) []*store.Stored {
+	if n := len(events) - 1; n >= 0 && events[n].Pos == a.at.pos {
+		return events[:n]
+	}
+	return events
 }
 
 // renderState encodes events of the state. What they replaced is not told: that

@@ -149,7 +149,7 @@ func (c *stateChange) load() error {
 	if err != nil {
 		return err
 	}
-	events = slices.DeleteFunc(events, func(e *store.Stored) bool { return !f.hasStored(e) })
+	events = slices.DeleteFunc(events, func(e *store.Stored) bool { return !f.hasEvent(e.Event) })
 	c.state, err = c.a.renderState(c.tx, events)
 	return err
 }
@@ -246,11 +246,11 @@ func (c *stateChange) given(tuple, event int64) {
 
 // arrivals notes the members who came in while the user was there.
 func (c *stateChange) arrivals(changes []state.Entry, names map[int64]store.Tuple) error {
-	if c.full || !c.a.o.Presence.Enabled() {
+	if c.full || len(changes) > maxArrivals || !c.a.o.Presence.Enabled() {
 		return nil
 	}
 	for _, e := range changes {
-		if names[e.Tuple].Type != typeMember || e.Event == 0 || len(c.a.arrived) >= maxArrivals {
+		if names[e.Tuple].Type != typeMember || e.Event == 0 {
 			continue
 		}
 		member, err := c.a.o.Rooms.Store.Event(c.tx, e.Event)
@@ -264,5 +264,5 @@ func (c *stateChange) arrivals(changes []state.Entry, names map[int64]store.Tupl
 	return nil
 }
 
-// maxArrivals bounds the members whose presence is told because they came.
+// maxArrivals bounds the changes of a room in which arrivals are looked for.
 const maxArrivals = 100

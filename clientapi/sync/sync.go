@@ -27,6 +27,8 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/stream"
 	"knock/roomserver"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
 )
 
 // KeyCounts tells a device how many of its one-time keys are left.
@@ -47,27 +49,23 @@ type Options struct {
 	Receipts *ephemeral.Receipts
 	Presence *ephemeral.Presence
 
-	Keys       KeyCounts             // nil: no device has keys
+	Keys KeyCounts // nil: no device has keys
+	// Bundle returns what else timeline events carry for a viewer, such as
+	// aggregations of relations; nil: nothing.
+	Bundle func(tx *sqldb.Tx, v roomserver.Viewer, events []*store.Stored) (func(*store.Stored, *event.ClientOptions), error)
+
 	Clock      clock.Clock           // nil: the system's
 	Registerer prometheus.Registerer // nil: no metrics
 }
 
 // Sync answers /sync.
 type Sync struct {
-	o        Options
-	personal personal // nil: the hub does not know
-	boot     string   // names this start in tokens
-	filters  *cache.Cache[string, *filter]
-	devices  *cache.Cache[string, *device]
-	plain    *cache.Cache[int64, plainState]
-	heroes   *cache.Cache[int64, heroList]
-}
-
-// personal is a hub that tells the newest position of what concerns a user
-// alone (memberships, account data, push rules), so that a sync woken by a
-// message need not look for those.
-type personal interface {
-	LastPersonal(userID string) int64
+	o       Options
+	boot    string // names this start in tokens
+	filters *cache.Cache[string, *filter]
+	devices *cache.Cache[string, *device]
+	plain   *cache.Cache[int64, plainState]
+	heroes  *cache.Cache[int64, heroList]
 }
 
 // New makes a Sync.
@@ -75,7 +73,7 @@ func New(o Options) *Sync {
 	if o.Clock == nil {
 		o.Clock = clock.System
 	}
-	s := &Sync{
+	return &Sync{
 		o: o, boot: rand.Text()[:8],
 		filters: cache.New(cache.Options[string, *filter]{Name: "sync_filters", Entries: 10_000, Bytes: 8 << 20, Registerer: o.Registerer,
 			Cost: func(k string, f *filter) int64 { return int64(len(k)) + f.cost }}),
@@ -84,8 +82,6 @@ func New(o Options) *Sync {
 			Cost: func(_ int64, p plainState) int64 { return int64(16*len(p.entries)) + 64 }}),
 		heroes: cache.New(cache.Options[int64, heroList]{Name: "sync_heroes", Entries: 20_000, Registerer: o.Registerer}),
 	}
-	s.personal, _ = any(o.Hub).(personal)
-	return s
 }
 
 // Routes is the route table.

@@ -1,0 +1,76 @@
+package sync
+
+import (
+	"context"
+	"fmt"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+
+	"knock/internal/httpx"
+	"knock/internal/sqldb"
+	"knock/internal/sqldb/sqldbtest"
+	"knock/roomserver"
+)
+
+// benchRig is a user in many rooms of ten.
+func benchRig(b *testing.B, rooms int) (g *rig, user string, ids []string) {
+	b.Helper()
+	logrus.SetLevel(logrus.ErrorLevel)
+	g = newRig(b, sqldbtest.URL(b, sqldb.SQLite))
+	user = g.user("reader")
+	var members []string
+	for i := range 9 {
+		members = append(members, g.user(fmt.Sprint("m", i)))
+	}
+	for i := range rooms {
+		room := g.create(roomserver.CreateRequest{Creator: user, Name: fmt.Sprint("Room ", i)})
+		g.join(room, members...)
+		for n := range 12 {
+			g.say(room, members[n%9], "The quick brown fox jumps over the lazy dog")
+		}
+		ids = append(ids, room)
+	}
+	return g, user, ids
+}
+
+const benchFilter = `{"room":{"timeline":{"limit":10},"state":{"lazy_load_members":true}}}`
+
+func (g *rig) ask(b *testing.B, user, since string) string {
+	req := httptest.NewRequest("GET", "/_matrix/client/v3/sync?org.matrix.msc4222.use_state_after=true&filter="+
+		"%7B%22room%22%3A%7B%22timeline%22%3A%7B%22limit%22%3A10%7D%2C%22state%22%3A%7B%22lazy_load_members%22%3Atrue%7D%7D%7D&since="+since, nil)
+	v, err := g.sync.sync(context.Background(), httpx.NewRequest(req, nil, httpx.Caller{UserID: user, DeviceID: "D"}))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return string(v.(httpx.Raw))
+}
+
+func BenchmarkInitial200Rooms(b *testing.B) {
+	g, user, _ := benchRig(b, 200)
+	b.SetBytes(int64(len(g.ask(b, user, ""))))
+	for b.Loop() {
+		g.ask(b, user, "")
+	}
+}
+
+func BenchmarkOneNewEventIn200Rooms(b *testing.B) {
+	g, user, ids := benchRig(b, 200)
+	first := g.get(user, "filter", benchFilter)
+	since := next(first)
+	g.say(ids[7], user, "new")
+	g.ask(b, user, since)
+	for b.Loop() {
+		g.ask(b, user, since)
+	}
+}
+
+// BenchmarkIdleWake is what a sync costs that is woken for nothing.
+func BenchmarkIdleWake(b *testing.B) {
+	g, user, _ := benchRig(b, 200)
+	since := next(g.get(user, "filter", benchFilter))
+	for b.Loop() {
+		g.ask(b, user, since)
+	}
+}
