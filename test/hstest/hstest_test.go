@@ -2,6 +2,7 @@ package hstest
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"testing"
 
@@ -36,19 +37,24 @@ func TestRestart(t *testing.T) {
 func TestCut(t *testing.T) {
 	Each(t, func(t *testing.T, s *Site) {
 		alice := s.Start("a.test").MustRegister("alice")
-		bob := s.Start("b.test").MustRegister("bob")
-		profile := func() error {
-			return alice.Call(t.Context(), http.MethodGet, lab.V3("profile", bob.UserID), nil, nil)
+		s.Start("b.test")
+		// ask wants the answer of b, which knows no such room.
+		ask := func() error {
+			err := alice.Call(t.Context(), http.MethodGet, lab.V3("directory", "room", "#none:b.test"), nil, nil)
+			var e *lab.Error
+			if errors.As(err, &e) && e.Code == "M_NOT_FOUND" {
+				return nil
+			}
+			return fmt.Errorf("b did not answer: %w", err)
 		}
 		s.Cut("a.test", "b.test")
-		var e *lab.Error
-		if err := profile(); !errors.As(err, &e) {
-			t.Errorf("over a cut: %v", err)
+		if ask() == nil {
+			t.Error("the cut does not part them")
 		}
 		s.Heal("a.test", "b.test")
 		ctx, cancel := s.Context()
 		defer cancel()
-		if err := lab.Poll(ctx, profile); err != nil {
+		if err := lab.Poll(ctx, ask); err != nil {
 			t.Error(err)
 		}
 	})

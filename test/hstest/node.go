@@ -21,6 +21,7 @@ type Node struct {
 
 	mu      sync.Mutex
 	here    *lab.Node // when it runs in this process
+	log     *os.File  // of here
 	process *process  // when it runs in a child process
 	fed     string    // where it answers other servers; "" while it is down
 	clients []*lab.Client
@@ -39,10 +40,9 @@ func (n *Node) Start() error {
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
-	n.site.t.Cleanup(func() { log.Close() })
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.here = here
+	n.here, n.log = here, log
 	return n.serving(here.ClientURL(), here.FederationAddress())
 }
 
@@ -66,12 +66,12 @@ func (n *Node) serving(baseURL, federation string) error {
 // Stop ends the node as an interrupt does. It is nothing to a node that is down.
 func (n *Node) Stop() error {
 	n.mu.Lock()
-	here, process := n.here, n.process
-	n.here, n.process, n.fed = nil, nil, ""
+	here, log, process := n.here, n.log, n.process
+	n.here, n.log, n.process, n.fed = nil, nil, nil, ""
 	n.mu.Unlock()
 	switch {
 	case here != nil:
-		return here.Stop()
+		return errors.Join(here.Stop(), log.Close())
 	case process != nil:
 		return process.stop()
 	}

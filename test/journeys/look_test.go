@@ -119,9 +119,6 @@ func lookCommands() map[string]command {
 		}),
 		// unseen syncs once and wants that these messages have not come.
 		"unseen": act("text [text…]", func(ctx context.Context, s *story, u *user, room string, texts []string) error {
-			if err := u.Sync(ctx, 0); err != nil {
-				return err
-			}
 			return u.Until(ctx, func(v *lab.View) error {
 				for _, text := range texts {
 					if _, ok := v.Room(room).Message(text); ok {

@@ -281,7 +281,7 @@ func talkCommands() map[string]command {
 				map[string]any{"typing": len(args) == 0, "timeout": 30000}, nil)
 		}),
 		"read": act("text", func(ctx context.Context, s *story, u *user, room string, args []string) error {
-			return u.Act(ctx, room, "receipt/m.read/"+s.events[args[0]], struct{}{})
+			return u.Call(ctx, http.MethodPost, lab.V3("rooms", room, "receipt", "m.read", s.events[args[0]]), struct{}{}, nil)
 		}),
 		// crash floods from several senders, kills the node in the middle and remembers what was acknowledged.
 		"crash": act("text node after", func(ctx context.Context, s *story, u *user, room string, args []string) error {

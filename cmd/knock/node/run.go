@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -54,7 +55,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 // guard runs a component; when it ends before its time, the node stops.
 func guard(ctx context.Context, fail context.CancelCauseFunc, c component) error {
 	err := c.run(ctx)
-	if ctx.Err() != nil && (err == nil || err == ctx.Err()) {
+	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
 		return nil
 	}
 	if err == nil {

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -122,20 +123,20 @@ func (c *Client) Forget() {
 	c.view = View{}
 }
 
-// Until syncs until seen has nothing to complain about; its last complaint is the error when ctx ends.
+// Until syncs, at least once, until seen has nothing to complain about; its last complaint is the error when ctx ends.
 func (c *Client) Until(ctx context.Context, seen func(*View) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for {
-		complaint := seen(&c.view)
-		if complaint == nil {
-			return nil
-		}
-		if err := c.sync(ctx, 2*time.Second); err != nil {
+	complaint := errors.New("the first sync did not answer")
+	for wait := time.Duration(0); ; wait = 2 * time.Second {
+		if err := c.sync(ctx, wait); err != nil {
 			if ctx.Err() != nil {
 				return fmt.Errorf("%s still waits: %w", c.UserID, complaint)
 			}
 			return err
+		}
+		if complaint = seen(&c.view); complaint == nil {
+			return nil
 		}
 	}
 }
