@@ -1,5 +1,5 @@
 // Package e2e lets clients that others wrote use real nodes: matrix-js-sdk, the library of Element, on two nodes that
-// federate (js/), and mautrix-go on one. It needs Node 20 or newer and npm, which fetches the SDK once.
+// federate (js/), and mautrix-go on one. It needs Node 20.14 or newer and npm, which fetches the SDK once.
 package e2e
 
 import (
@@ -24,20 +24,6 @@ import (
 
 func TestMain(m *testing.M) { hstest.Main(m) }
 
-// each runs fn on a fresh site for both engines. What the nodes logged is shown when a test fails.
-func each(t *testing.T, fn func(t *testing.T, s *hstest.Site)) {
-	hstest.Each(t, func(t *testing.T, s *hstest.Site) {
-		t.Cleanup(func() {
-			for _, name := range []string{platform, merchant} {
-				if n := s.Node(name); n != nil && t.Failed() {
-					t.Logf("log of %s:\n%s", name, n.Log())
-				}
-			}
-		})
-		fn(t, s)
-	})
-}
-
 const (
 	platform = "platform.test"
 	merchant = "merchant.test"
@@ -51,10 +37,10 @@ func TestMatrixJSSDK(t *testing.T) {
 	if err := os.WriteFile(file, picture(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	each(t, func(t *testing.T, s *hstest.Site) {
+	hstest.Each(t, func(t *testing.T, s *hstest.Site) {
 		a, b := s.Start(platform, open), s.Start(merchant, open)
 		env := []string{"KNOCK_E2E_PLATFORM=" + a.URL(), "KNOCK_E2E_MERCHANT=" + b.URL(), "KNOCK_E2E_PICTURE=" + file}
-		out, err := command(t, 2*time.Minute, env, "node", "--test", "--test-reporter=spec", "js/accounts.test.js", "js/companies.test.js")
+		out, err := command(t, 2*time.Minute, env, "node", "--test", "--test-force-exit", "--test-reporter=spec", "js/accounts.test.js", "js/companies.test.js")
 		if err != nil {
 			t.Error(err)
 		}

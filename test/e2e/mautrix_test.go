@@ -175,7 +175,7 @@ func (p *person) says(ctx context.Context, room id.RoomID, text string) id.Event
 
 // TestMautrix is a second, independent client library against one node.
 func TestMautrix(t *testing.T) {
-	each(t, func(t *testing.T, s *hstest.Site) {
+	hstest.Each(t, func(t *testing.T, s *hstest.Site) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		t.Cleanup(cancel)
 		url := s.Start(platform, open).URL()

@@ -26,7 +26,10 @@ test("two companies", async (t) => {
             assert.equal(room.name, "Order 4711");
             assert.equal(room.getVersion(), "12");
             assert.equal(c.stateOf(alice, roomId, "m.room.topic").topic, "delivery");
-            for (const body of early) first ??= await c.say(alice, roomId, body);
+            for (const body of early) {
+                const id = await c.say(alice, roomId, body);
+                first ??= id;
+            }
         },
         "invite over federation": async () => {
             await alice.invite(roomId, bob.getUserId());
