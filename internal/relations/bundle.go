@@ -60,8 +60,12 @@ func (r *Reader) Bundle(tx *sqldb.Tx, v roomserver.Viewer, events []*store.Store
 			return nil, err
 		}
 		for nid, b := range bundles {
-			if out[nid], err = json.Marshal(b); err != nil {
+			raw, err := encode(b)
+			if err != nil {
 				return nil, err
+			}
+			if raw != nil {
+				out[nid] = raw
 			}
 		}
 	}
