@@ -291,8 +291,11 @@ type MembershipRequest struct {
 	Reason                 string
 	IsDirect               bool
 	Content                map[string]json.RawMessage // beside what the server sets
+	Authoriser             string                     // who vouches for a join of a restricted room
 	Device, TxnID          string
 }
+
+const authoriserKey = "join_authorised_via_users_server"
 
 // memberContent returns the content of a member event of a user; local users
 // bring their profile.
@@ -300,6 +303,11 @@ func (s *Server) memberContent(ctx context.Context, user string, q MembershipReq
 	content := map[string]json.RawMessage{}
 	for key, value := range q.Content {
 		content[key] = value
+	}
+	// Only servers say who vouches for a join; a client's word would be refused.
+	delete(content, authoriserKey)
+	if q.Authoriser != "" {
+		content[authoriserKey] = encode(q.Authoriser)
 	}
 	if s.Profiles != nil && s.IsLocal(user) && (q.Membership == auth.Join || q.Membership == auth.Invite || q.Membership == auth.Knock) {
 		name, avatar, err := s.Profiles.MemberProfile(ctx, user)

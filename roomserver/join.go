@@ -64,8 +64,8 @@ func (s *Server) locate(ctx context.Context, roomIDOrAlias string, via []string)
 }
 
 // throughOthers tries servers in turn: those named, the inviter's, those known
-// to be in the room, and the one in the room id. without is the error when
-// there is nobody to ask.
+// to be in the room, and the one in the room id. without, where it is not nil,
+// is the error of doing it here, returned when nobody can help.
 func (s *Server) throughOthers(ctx context.Context, roomID, user string, via []string, without error, try func(server string) error) error {
 	candidates := s.candidates(ctx, roomID, user, via)
 	if s.Remote == nil || len(candidates) == 0 {
@@ -87,6 +87,9 @@ func (s *Server) throughOthers(ctx context.Context, roomID, user string, via []s
 		if ctx.Err() != nil {
 			break
 		}
+	}
+	if without != nil {
+		return without
 	}
 	return first
 }
@@ -117,14 +120,7 @@ func (s *Server) joinHere(ctx context.Context, m MembershipRequest) error {
 	if err != nil {
 		return err
 	}
-	if authoriser != "" {
-		content := map[string]json.RawMessage{}
-		for key, value := range m.Content {
-			content[key] = value
-		}
-		content["join_authorised_via_users_server"] = encode(authoriser)
-		m.Content = content
-	}
+	m.Authoriser = authoriser
 	_, err = s.SetMembership(ctx, m)
 	return err
 }
@@ -264,9 +260,7 @@ func (s *Server) makeThrough(ctx context.Context, kind, server string, m Members
 		return nil, fmt.Errorf("%s sent a template of another event", server)
 	}
 	m.Membership = kind
-	if via := t.Get("content.join_authorised_via_users_server"); via.Type == gjson.String {
-		m.Content = map[string]json.RawMessage{"join_authorised_via_users_server": json.RawMessage(via.Raw)}
-	}
+	m.Authoriser = t.Get("content." + authoriserKey).Str
 	content, err := s.memberContent(ctx, m.Target, m)
 	if err != nil {
 		return nil, err

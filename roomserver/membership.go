@@ -58,7 +58,7 @@ func (s *Server) IsResident(ctx context.Context, roomID string) (bool, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.tip.resident && r.tip.servers[s.ServerName] > 0, nil
+	return r.tip.here(s.ServerName), nil
 }
 
 // serverOf returns the server part of an id.

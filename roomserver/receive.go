@@ -111,7 +111,7 @@ func (s *Server) take(ctx context.Context, a *arrival, results map[string]string
 func (r *room) isResident() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.tip.resident && r.tip.servers[r.s.ServerName] > 0
+	return r.tip.here(r.s.ServerName)
 }
 
 // verified returns the events whose signatures hold.

@@ -186,6 +186,12 @@ func (t *tip) count(user string, from, to store.Membership) {
 	}
 }
 
+// here reports whether the server knows the room's newest state: somebody of it
+// is in the room, or nobody is and it was the last.
+func (t *tip) here(server string) bool {
+	return t.resident && (t.servers[server] > 0 || len(t.servers) == 0)
+}
+
 // busy reports whether a write of the room is under way.
 func (r *room) busy() bool {
 	r.pub.RLock()

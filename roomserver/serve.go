@@ -27,7 +27,7 @@ func (s *Server) Template(ctx context.Context, kind, roomID, user string, versio
 	}
 	m := MembershipRequest{Membership: kind}
 	if kind == auth.Join {
-		if m.Content, err = s.vouch(ctx, roomID, user); err != nil {
+		if m.Authoriser, err = s.Authoriser(ctx, roomID, user); err != nil {
 			return "", nil, err
 		}
 	}
@@ -45,15 +45,6 @@ func (s *Server) Template(ctx context.Context, kind, roomID, user string, versio
 	defer r.mu.Unlock()
 	template, err = r.template(ctx, q)
 	return v.ID, template, err
-}
-
-// vouch returns the content that lets a user join a restricted room.
-func (s *Server) vouch(ctx context.Context, roomID, user string) (map[string]json.RawMessage, error) {
-	authoriser, err := s.Authoriser(ctx, roomID, user)
-	if err != nil || authoriser == "" {
-		return nil, err
-	}
-	return map[string]json.RawMessage{"join_authorised_via_users_server": encode(authoriser)}, nil
 }
 
 // template builds the event as if it were ours, checks it, and returns it
@@ -81,7 +72,7 @@ func (s *Server) residentHandle(ctx context.Context, roomID string) (*room, erro
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.tip.resident || r.tip.servers[s.ServerName] == 0 {
+	if !r.tip.here(s.ServerName) {
 		return nil, ErrUnknownRoom
 	}
 	return r, nil
