@@ -26,8 +26,7 @@ type answer struct {
 	rules  json.RawMessage            // m.push_rules, when they changed
 	before []string                   // rooms that the user was in at from, and is
 	joined map[string]*room
-	todo   []*room // rooms to tell of, joined and left
-	left   []*room
+	todo   []*room     // rooms to tell of, joined and left
 	others []*standing // invites and knocks
 
 	receipts map[string][]ephemeral.Receipt
@@ -66,11 +65,15 @@ func (s *Sync) answer(ctx context.Context, q *request, at token) (body []byte, s
 	if err := a.find(ctx); err != nil {
 		return nil, false, err
 	}
-	if err := a.read(ctx, a.shared); err != nil {
-		return nil, false, err
-	}
-	for rooms := range slices.Chunk(a.todo, snapshotRooms) {
-		err := a.read(ctx, func(tx *sqldb.Tx) error { return a.tell(tx, rooms) })
+	for first := true; first || len(a.todo) > 0; first = false {
+		err := a.read(ctx, func(tx *sqldb.Tx) error {
+			if first {
+				if err := a.shared(tx); err != nil {
+					return err
+				}
+			}
+			return a.tell(tx)
+		})
 		if err != nil {
 			return nil, false, err
 		}
@@ -304,9 +307,10 @@ func (a *answer) countKeys(tx *sqldb.Tx) (err error) {
 	return err
 }
 
-// tell encodes rooms.
-func (a *answer) tell(tx *sqldb.Tx, rooms []*room) error {
-	for _, r := range rooms {
+// tell encodes some of the rooms that are left to tell of.
+func (a *answer) tell(tx *sqldb.Tx) error {
+	n := min(len(a.todo), snapshotRooms)
+	for _, r := range a.todo[:n] {
 		if err := r.read(tx); err != nil {
 			return err
 		}
@@ -316,5 +320,6 @@ func (a *answer) tell(tx *sqldb.Tx, rooms []*room) error {
 			a.join = r.encode(a.join)
 		}
 	}
+	a.todo = a.todo[n:]
 	return nil
 }

@@ -10,7 +10,11 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"knock/internal/sqldb"
+	"knock/internal/sqldb/sqldbtest"
 	"knock/roomserver"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
 )
 
 func TestLongPoll(t *testing.T) {
@@ -156,5 +160,55 @@ func TestHeadersAndMethods(t *testing.T) {
 		expect(g.t, "method", code, http.StatusMethodNotAllowed)
 		code, _ = g.try(a, "timeout", "soon")
 		expect(g.t, "timeout", code, http.StatusBadRequest)
+	})
+}
+
+// TestAfterARestart syncs from before a start of the node, when nobody remembers
+// which rooms have changed.
+func TestAfterARestart(t *testing.T) {
+	for name, url := range sqldbtest.URLs(t) {
+		t.Run(name, func(t *testing.T) {
+			g := newRig(t, url)
+			a := g.user("a")
+			quiet, busy := g.create(roomserver.CreateRequest{Creator: a}), g.create(roomserver.CreateRequest{Creator: a})
+			since := next(g.get(a))
+			g.say(busy, a, "new")
+			now := next(g.get(a, "since", since))
+			must(t, g.db.Close())
+			g = newRig(t, url)
+			res := g.get(a, "since", since)
+			expect(t, "new", list(in(res, "join", busy, "timeline.events")), "new")
+			expect(t, "quiet", list(in(res, "join", quiet, "timeline.events")), "")
+			res = g.get(a, "since", now)
+			expect(t, "up to date", list(in(res, "join", busy, "timeline.events")), "")
+			expect(t, "told once who types", g.get(a, "since", next(res)).Get("rooms").Raw, "")
+		})
+	}
+}
+
+// TestManyRooms needs more than one snapshot.
+func TestManyRooms(t *testing.T) {
+	each(t, func(g *rig) {
+		a := g.user("a")
+		for range snapshotRooms + 3 {
+			g.create(roomserver.CreateRequest{Creator: a})
+		}
+		expect(g.t, "rooms", len(g.get(a).Get("rooms.join").Map()), snapshotRooms+3)
+	})
+}
+
+func TestBundles(t *testing.T) {
+	each(t, func(g *rig) {
+		a := g.user("a")
+		room := g.create(roomserver.CreateRequest{Creator: a})
+		g.sync.o.Bundle = func(_ *sqldb.Tx, v roomserver.Viewer, events []*store.Stored) (func(*store.Stored, *event.ClientOptions), error) {
+			expect(g.t, "viewer", v, roomserver.Viewer{User: a, Device: "D"})
+			expect(g.t, "all but the newest", len(events), 1)
+			return func(e *store.Stored, o *event.ClientOptions) { o.Relations = []byte(`{"n":1}`) }, nil
+		}
+		g.say(room, a, "1")
+		g.say(room, a, "2")
+		res := g.get(a+"/D", "filter", `{"room":{"timeline":{"limit":2}}}`)
+		expect(g.t, "bundled", in(res, "join", room, "timeline.events.0.unsigned.m\\.relations").Raw, `{"n":1}`)
 	})
 }
