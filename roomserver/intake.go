@@ -75,6 +75,9 @@ func (s *Server) park(ctx context.Context, key store.RoomKey, origin string, eve
 // Run works off the inbound queue and changes of local users until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	if err := s.findInbound(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	var wg sync.WaitGroup
