@@ -8,11 +8,8 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 
-	"knock/internal/clock"
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
 	"knock/internal/sqldb"
@@ -38,7 +35,7 @@ func each(t *testing.T, fn func(t *testing.T, n *node)) {
 		hub := stream.New(0)
 		db.OnPublish(hub.Advance)
 		signer := event.Signer{Server: "hs", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed([]byte(strings.Repeat("k", 32)))}
-		s := roomserver.New(roomserver.Options{ServerName: "hs", Signer: signer, Store: store.New(store.Options{DB: db}), Hub: hub, Clock: ticking()})
+		s := roomserver.New(roomserver.Options{ServerName: "hs", Signer: signer, Store: store.New(store.Options{DB: db}), Hub: hub})
 		if err := s.Start(context.Background()); err != nil {
 			t.Fatal(err)
 		}
@@ -49,14 +46,6 @@ func each(t *testing.T, fn func(t *testing.T, n *node)) {
 		}})
 		fn(t, n)
 	})
-}
-
-// ticking is a clock that never shows the same millisecond twice: ids of rooms
-// since version 12 are made of nothing else that differs.
-func ticking() clock.Clock {
-	var ticks atomic.Int64
-	start := time.Now()
-	return func() time.Time { return start.Add(time.Duration(ticks.Add(1)) * time.Millisecond) }
 }
 
 // PublicRooms is another server's directory.

@@ -7,6 +7,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"knock/internal/httpx"
+	"knock/internal/sqldb"
+	"knock/roomserver"
+	"knock/roomserver/event"
+	"knock/roomserver/store"
 )
 
 // page gets one page and returns the ids of its events and the next token.
@@ -221,5 +227,26 @@ func TestContext(t *testing.T) {
 		n.expect(400, "M_INVALID_PARAM", "alice", "GET", near+"?dir=b", "")
 		n.expect(400, "M_INVALID_PARAM", "alice", "GET", near+"?ts=1", "")
 		n.expect(403, "M_FORBIDDEN", "eve", "GET", near+"?dir=b&ts=1", "")
+	})
+}
+
+func TestBundle(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		room := n.create("alice", `{}`)
+		id := n.say("alice", room, "root")
+		bundle := func(_ *sqldb.Tx, v roomserver.Viewer, events []*store.Stored) (func(*store.Stored, *event.ClientOptions), error) {
+			return func(e *store.Stored, o *event.ClientOptions) {
+				o.Relations = []byte(fmt.Sprintf(`{"for":%q,"of":%d}`, v.User, len(events)))
+			}, nil
+		}
+		api := New(Options{ServerName: "hs", Rooms: n.s, DB: n.s.Store.DB, Hub: n.hub, Bundle: bundle})
+		n.router = httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: authenticate})
+		e := n.ok("alice", "GET", in(room, "event/"+url.PathEscape(id)), "")
+		_, _, page := n.page("alice", room, "dir=b&limit=2")
+		for what, e := range map[string]any{"of:1": e, "of:2": page["chunk"].([]any)[0]} {
+			if got := fmt.Sprint(e.(answer)["unsigned"].(answer)["m.relations"]); got != "map[for:@alice:hs "+what+"]" {
+				t.Errorf("relations %s, want %s", got, what)
+			}
+		}
 	})
 }
