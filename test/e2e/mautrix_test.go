@@ -185,6 +185,7 @@ func TestMautrix(t *testing.T) {
 		sharePicture(t, ctx, carol, dave, room)
 		readAndType(t, ctx, carol, dave, room)
 		pageBack(t, ctx, dave, room)
+		lookAround(t, ctx, carol, dave, room)
 		part(t, ctx, carol, dave, room)
 	})
 }
@@ -229,6 +230,12 @@ func talk(t *testing.T, ctx context.Context, carol, dave *person, room id.RoomID
 	}
 	if e := must(dave.GetEvent(ctx, room, sent.EventID))(t); e.Sender != carol.UserID {
 		t.Errorf("got %+v", e)
+	}
+	once := mautrix.ReqSendEvent{TransactionID: "only once"}
+	text := &event.MessageEventContent{MsgType: event.MsgText, Body: "sent twice"}
+	one := must(carol.SendMessageEvent(ctx, room, event.EventMessage, text, once))(t).EventID
+	if again := must(carol.SendMessageEvent(ctx, room, event.EventMessage, text, once))(t).EventID; again != one {
+		t.Errorf("the same transaction made %s and %s", one, again)
 	}
 	oops := carol.says(ctx, room, "oops")
 	dave.sees(oops)
@@ -308,6 +315,50 @@ func pageBack(t *testing.T, ctx context.Context, dave *person, room id.RoomID) {
 	}
 	if len(orders) != 30 || orders[0] != "order 30" || orders[29] != "order 1" {
 		t.Errorf("paged over %q", orders)
+	}
+}
+
+// lookAround asks for what clients show beside the timeline.
+func lookAround(t *testing.T, ctx context.Context, carol, dave *person, room id.RoomID) {
+	if v := must(carol.Versions(ctx))(t); !v.ContainsGreaterOrEqual(mautrix.SpecV111) {
+		t.Errorf("versions: %v", v.Versions)
+	}
+	if v := must(carol.Capabilities(ctx))(t).RoomVersions; v == nil || v.Available[v.Default] != mautrix.CapRoomVersionStable {
+		t.Errorf("room versions: %+v", v)
+	}
+	if err := carol.SetDisplayName(ctx, "Carol"); err != nil {
+		t.Fatal(err)
+	}
+	dave.wait("carol's name", func() bool {
+		m, err := dave.StateStore.TryGetMember(ctx, room, carol.UserID)
+		return err == nil && m != nil && m.Displayname == "Carol"
+	})
+	if p := must(dave.GetProfile(ctx, carol.UserID))(t); p.DisplayName != "Carol" {
+		t.Errorf("profile: %+v", p)
+	}
+	alias := id.NewRoomAlias("orders", carol.UserID.Homeserver())
+	must(carol.CreateAlias(ctx, alias, room))(t)
+	if found := must(dave.ResolveAlias(ctx, alias))(t); found.RoomID != room || len(found.Servers) != 1 {
+		t.Errorf("alias: %+v", found)
+	}
+	if err := dave.AddTag(ctx, room, event.RoomTagFavourite, 0.5); err != nil {
+		t.Fatal(err)
+	}
+	tags := must(dave.GetTags(ctx, room))(t).Tags
+	if order, err := tags[event.RoomTagFavourite].Order.Float64(); len(tags) != 1 || order != 0.5 || err != nil {
+		t.Errorf("tags: %v", tags)
+	}
+	e := dave.sees(carol.says(ctx, room, "in the middle"))
+	carol.says(ctx, room, "after it")
+	around := must(dave.Context(ctx, room, e.ID, nil, 4))(t)
+	if around.Event.ID != e.ID || len(around.EventsBefore) != 2 || len(around.EventsAfter) != 1 {
+		t.Errorf("context: %d before, %d after", len(around.EventsBefore), len(around.EventsAfter))
+	}
+	state := must(dave.State(ctx, room))(t)
+	for _, want := range []event.Type{event.StateCreate, event.StatePowerLevels, event.StateJoinRules, event.StateRoomName, event.StateTopic} {
+		if state[want][""] == nil {
+			t.Errorf("the state lacks %s", want.Type)
+		}
 	}
 }
 

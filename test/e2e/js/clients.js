@@ -10,7 +10,7 @@ Promise.withResolvers ??= () => {
 };
 
 const sdk = await import("matrix-js-sdk");
-export const { ClientEvent, EventStatus, EventTimeline, NotificationCountType, RoomEvent, RoomMemberEvent, RoomStateEvent } = sdk;
+export const { ClientEvent, EventStatus, EventTimeline, NotificationCountType, RoomEvent, RoomMemberEvent, RoomStateEvent, UserEvent } = sdk;
 
 // The SDK tells the console a lot; console.log stays for whoever looks for a mistake here.
 for (const level of ["trace", "debug", "info", "warn", "error"]) console[level] = () => {};
@@ -60,7 +60,7 @@ const running = [];
 // start syncs until everything that the server has is there. The end of the journey stops the client.
 export async function start(client, options = {}) {
     running.push(client);
-    await client.startClient({ initialSyncLimit: 20, lazyLoadMembers: true, ...options });
+    await client.startClient({ initialSyncLimit: 20, lazyLoadMembers: true, threadSupport: true, ...options });
     await until("the first sync", client, ClientEvent.Sync, () => client.isInitialSyncComplete());
     return client;
 }

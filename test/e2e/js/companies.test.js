@@ -85,6 +85,14 @@ test("two companies", async (t) => {
             const content = (await c.seen(bob, roomId, id)).getContent();
             for (const client of [alice, bob]) await download(client, content.url, file);
         },
+        "presence": async () => {
+            for (const [who, to] of [[alice, bob], [bob, alice]]) {
+                await who.setPresence({ presence: "online", status_msg: "packing parcels" });
+                const user = () => to.getUser(who.getUserId());
+                await c.until("a status", to, c.UserEvent.Presence, () => user()?.presenceStatusMsg === "packing parcels");
+                assert.equal(user().presence, "online");
+            }
+        },
         "typing": async () => {
             for (const [from, to] of [[alice, bob], [bob, alice]]) {
                 const typing = (now) => () => (to.getRoom(roomId).getMember(from.getUserId())?.typing ?? false) === now;
@@ -127,6 +135,21 @@ test("two companies", async (t) => {
             assert.equal(c.bodies(room).at(-1), "two, Bob");
             assert.equal(room.findEventById(first).getContent().body, early[0]);
         },
+        "catch up after a time away": async () => {
+            bob.stopClient();
+            const missed = Array.from({ length: 30 }, (_, i) => `missed ${i + 1}`);
+            for (const body of missed) await c.say(alice, roomId, body);
+            await c.start(bob);
+            const room = bob.getRoom(roomId);
+            await c.until("the newest message", bob, c.RoomEvent.Timeline, () => c.bodies(room).at(-1) === missed.at(-1));
+            assert.ok(c.bodies(room).length < missed.length, "the server should not have sent everything at once");
+            const came = () => c.bodies(room).filter((body) => body.startsWith("missed"));
+            for (let pages = 0; came().length < missed.length; pages++) {
+                assert.ok(pages < 10, `only ${came()} came`);
+                await bob.scrollback(room, 10);
+            }
+            assert.deepEqual(came(), missed);
+        },
         "a name changes": async () => {
             await bob.setDisplayName("Bob of the shop");
             const name = () => alice.getRoom(roomId).getMember(bob.getUserId()).name === "Bob of the shop";
@@ -141,14 +164,31 @@ test("two companies", async (t) => {
             await bob.forget(roomId);
             assert.equal(bob.getRoom(roomId), null);
         },
-        "come back by an alias of the other node": async () => {
+        "find the room in the other node's directory and come back": async () => {
             const alias = `#orders-${process.pid}:${alice.getDomain()}`;
             await alice.createAlias(alias, roomId);
             await alice.sendStateEvent(roomId, "m.room.join_rules", { join_rule: "public" });
+            await alice.setRoomDirectoryVisibility(roomId, "public");
+            const { chunk } = await bob.publicRooms({ server: alice.getDomain(), filter: { generic_search_term: "4711" } });
+            assert.deepEqual(chunk.map((room) => room.room_id), [roomId]);
             assert.equal((await bob.getRoomIdForAlias(alias)).room_id, roomId);
             await bob.joinRoom(alias);
             await c.inRoom(bob, roomId, "join");
             await c.seen(alice, roomId, await c.say(bob, roomId, "back again"));
+        },
+        "kick, ban, unban": async () => {
+            const join = () => bob.joinRoom(roomId, { viaServers: [alice.getDomain()] });
+            await alice.kick(roomId, bob.getUserId(), "mind the tone");
+            const room = await c.inRoom(bob, roomId, "leave");
+            assert.equal(room.getMember(bob.getUserId()).events.member.getContent().reason, "mind the tone");
+            await join();
+            await c.inRoom(bob, roomId, "join");
+            await alice.ban(roomId, bob.getUserId());
+            await c.inRoom(bob, roomId, "ban");
+            await c.refused(join(), "M_FORBIDDEN", 403);
+            await alice.unban(roomId, bob.getUserId());
+            await join();
+            await c.inRoom(bob, roomId, "join");
         },
         "log out": async () => {
             await bob.logout(true);
