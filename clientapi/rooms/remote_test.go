@@ -84,6 +84,14 @@ func (p *peer) Backfill(ctx context.Context, server, roomID string, from []strin
 	return bodies(events), err
 }
 
+func (p *peer) Invite(ctx context.Context, server, roomID, eventID, version string, e json.RawMessage, stripped []json.RawMessage) (json.RawMessage, error) {
+	if err := p.reach(server); err != nil {
+		return nil, err
+	}
+	raw, err := p.s.AcceptInvite(ctx, "hs", roomID, eventID, version, e, stripped)
+	return raw, passOn(err)
+}
+
 func (p *peer) StateIDs(ctx context.Context, server, roomID, eventID string) (state, chain []string, err error) {
 	s, a, err := p.s.StateBefore(ctx, "hs", roomID, eventID)
 	return ids(s), ids(a), err
@@ -230,5 +238,19 @@ func TestKnockOnAnotherServer(t *testing.T) {
 		}
 		n.expect(403, "M_FORBIDDEN", "alice", "POST", in(room, "join")+"?via=far", ``)
 		n.ok("alice", "POST", in(room, "leave"), ``)
+	})
+}
+
+// An invite that fails does not cost the room, nor the invites after it.
+func TestCreateWithInvitesElsewhere(t *testing.T) {
+	eachPair(t, func(t *testing.T, n *node, far *peer) {
+		room := n.create("alice", `{"invite":["@far:far","@x:gone","@bob:hs"],"is_direct":true}`)
+		for user, want := range map[string]store.Membership{"@far:far": store.Invite, "@x:gone": store.NoMembership, "@bob:hs": store.Invite} {
+			if m, err := n.s.Membership(context.Background(), room, user); err != nil || m.State != want {
+				t.Errorf("%s: %v, %v", user, m.State, err)
+			}
+		}
+		n.expect(502, "M_UNKNOWN", "alice", "POST", in(room, "invite"), `{"user_id":"@x:gone"}`)
+		n.expect(502, "M_UNKNOWN", "alice", "PUT", in(room, "state/m.room.member/@x:gone"), `{"membership":"invite"}`)
 	})
 }
