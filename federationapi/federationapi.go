@@ -35,6 +35,7 @@ type Options struct {
 	Rooms      *roomserver.Server
 	Verifier   Verifier
 	Accounts   Accounts
+	Listing    *roomserver.Listing // of published rooms; nil makes one
 	Typing     *ephemeral.Typing
 	Receipts   *ephemeral.Receipts
 	Presence   *ephemeral.Presence
@@ -64,6 +65,9 @@ func New(o Options) *API {
 	}
 	if o.Alive == nil {
 		o.Alive = func(string) {}
+	}
+	if o.Listing == nil {
+		o.Listing = roomserver.NewListing(o.Rooms, nil)
 	}
 	return &API{
 		o: o, slots: newSlots(), metrics: newMetrics(o.Registerer),

@@ -31,6 +31,7 @@ import (
 	"knock/federationapi/keys"
 	"knock/federationapi/send"
 	"knock/internal/account"
+	"knock/internal/ephemeral"
 	"knock/internal/httpx"
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
@@ -102,6 +103,7 @@ type node struct {
 	client   *client.Client
 	sender   *send.Sender
 	accounts *account.Service
+	typing   *ephemeral.Typing
 	stop     func()
 }
 
@@ -153,14 +155,16 @@ func (n *node) start() {
 	db.OnPublish(n.hub.Advance)
 	db.Start(ctx)
 	n.client = client.New(client.Options{ServerName: n.name, Signer: n.signer, RootCAs: n.w.pool, Lookup: n.w.names,
-		AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: log})
+		AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: log,
+		Partners: func(server string) bool { return n.sender.Knows(server) }})
 	n.keys = keys.New(keys.Options{ServerName: n.name, Signer: n.signer, DB: db, Fetch: n.client, Log: log})
 	st := store.New(store.Options{DB: db})
 	n.sender = send.New(send.Options{ServerName: n.name, Store: st, Hub: n.hub, Client: n.client, Log: log})
 	n.rooms = roomserver.New(roomserver.Options{ServerName: n.name, Signer: n.signer, Store: st, Hub: n.hub,
 		Remote: federationapi.NewRemote(n.client), Verifier: n.keys, Outbound: n.sender, Participants: []roomserver.Participant{n.sender}, Log: log})
 	n.accounts = account.New(account.Options{DB: db, Hub: n.hub, ServerName: n.name})
-	api := federationapi.New(federationapi.Options{ServerName: n.name, Version: "test", Rooms: n.rooms, Verifier: n.keys, Accounts: n.accounts, Log: log,
+	n.typing = ephemeral.NewTyping(ephemeral.TypingOptions{Hub: n.hub, Outbox: n.sender, Member: func(room, user string) bool { return n.is(room, user) == "join" }})
+	api := federationapi.New(federationapi.Options{ServerName: n.name, Version: "test", Rooms: n.rooms, Verifier: n.keys, Accounts: n.accounts, Typing: n.typing, Log: log,
 		Alive: func(server string) { n.client.Alive(server); n.sender.Wake(server) }})
 	must(t, n.rooms.Start(ctx))
 	n.door.Store(httpx.NewRouter(append(api.Routes(), n.keys.Routes()...), httpx.Hooks{AuthenticateServer: api.AuthenticateServer, Log: log}))

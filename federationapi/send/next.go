@@ -124,18 +124,18 @@ func (d *destination) caughtUp() {
 func (d *destination) list(ctx context.Context) error {
 	horizon := d.s.horizon()
 	d.mu.Lock()
-	until := max(horizon, d.latest)
+	to := max(horizon, d.latest)
 	from, listed := d.cursor, d.until > 0
 	d.mu.Unlock()
 	if listed {
 		return nil
 	}
-	due, err := d.s.backlog(ctx, d.name, from, until)
+	due, until, err := d.s.backlog(ctx, d.name, from, to)
 	if err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.backlog, d.until = due, until
+	d.backlog, d.until, d.latest = due, until, max(d.latest, to)
 	return nil
 }

@@ -58,8 +58,8 @@ func (s *Sender) cursor(ctx context.Context, name string) (pos int64, err error)
 }
 
 // backlog lists what is for a server with from < pos ≤ to: events of rooms while it was in them, and what lies in its
-// outbox, oldest first.
-func (s *Sender) backlog(ctx context.Context, name string, from, to int64) (due []store.Due, err error) {
+// outbox, oldest first. The list is complete up to the position until.
+func (s *Sender) backlog(ctx context.Context, name string, from, to int64) (due []store.Due, until int64, err error) {
 	err = s.o.Store.DB.Read(ctx, func(tx *sqldb.Tx) error {
 		due, err = sqldb.Collect(tx, selectOutbox, func(rows *sqldb.Rows) (d store.Due, err error) {
 			err = rows.Scan(&d.Event, &d.Pos)
@@ -67,6 +67,9 @@ func (s *Sender) backlog(ctx context.Context, name string, from, to int64) (due 
 		}, []byte(name), from, to, maxOutbox)
 		if err != nil {
 			return err
+		}
+		if len(due) == maxOutbox {
+			to = due[maxOutbox-1].Pos
 		}
 		server, err := s.o.Store.FindName(tx, name)
 		if err != nil || server == 0 {
@@ -86,7 +89,7 @@ func (s *Sender) backlog(ctx context.Context, name string, from, to int64) (due 
 		return nil
 	})
 	slices.SortFunc(due, func(a, b store.Due) int { return cmp.Compare(a.Pos, b.Pos) })
-	return slices.CompactFunc(due, func(a, b store.Due) bool { return a.Pos == b.Pos }), err
+	return slices.CompactFunc(due, func(a, b store.Due) bool { return a.Pos == b.Pos }), to, err
 }
 
 func (s *Sender) serviceBacklog(tx *sqldb.Tx, v store.Service, from, to int64) ([]store.Due, error) {
