@@ -2,13 +2,11 @@ package sync
 
 import (
 	"encoding/json"
-	"slices"
 	"strconv"
 
 	"github.com/tidwall/gjson"
 
 	"knock/internal/account"
-	"knock/internal/ephemeral"
 	"knock/internal/pushrules"
 	"knock/roomserver/event"
 )
@@ -99,36 +97,6 @@ func (r *room) accountData() (events []json.RawMessage) {
 		}
 	}
 	return events
-}
-
-// ephemeral returns the room's m.typing and m.receipt events, without what
-// ignored users do.
-func (r *room) ephemeral() (events []json.RawMessage) {
-	a := r.a
-	if users, ok := a.typing[r.id]; ok && a.wantsEphemeral(r.id, typeTyping) {
-		users = slices.DeleteFunc(slices.Clone(users), a.ignores)
-		b := []byte(`{"user_ids":[`)
-		for _, u := range users {
-			b = append(event.AppendString(b, u), ',')
-		}
-		events = append(events, typed(typeTyping, append(closed(b, ']'), '}')))
-	}
-	if receipts := a.receipts[r.id]; len(receipts) > 0 && a.wantsEphemeral(r.id, typeReceipt) {
-		receipts = slices.DeleteFunc(receipts, func(rc ephemeral.Receipt) bool { return a.ignores(rc.User) })
-		contents, err := ephemeral.Contents(receipts)
-		if err != nil {
-			return events // strings and numbers can be encoded: it cannot be
-		}
-		for _, c := range contents {
-			events = append(events, typed(typeReceipt, c))
-		}
-	}
-	return events
-}
-
-func (a *answer) ignores(user string) bool {
-	_, ignored := a.q.ignored[user]
-	return ignored
 }
 
 // typed is an event of a type and a content alone.

@@ -2,7 +2,6 @@ package sync
 
 import (
 	"context"
-	"errors"
 
 	"knock/internal/sqldb"
 	"knock/roomserver"
@@ -214,9 +213,6 @@ func (a *answer) tellOther(tx *sqldb.Tx, st *standing) error {
 	if st.own == nil {
 		var err error
 		if st.own, err = a.o.Rooms.Store.Event(tx, st.row.Event); err != nil {
-			if errors.Is(err, store.ErrNotFound) {
-				return nil
-			}
 			return err
 		}
 	}

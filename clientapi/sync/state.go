@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"knock/internal/sqldb"
-	"knock/roomserver/auth"
 	"knock/roomserver/state"
 	"knock/roomserver/store"
 )
@@ -22,7 +21,7 @@ type stateChange struct {
 	start   *state.Set     // the state before the timeline
 	nids    []int64
 	listed  map[int64]bool
-	heroes  []hero
+	heroes  []string
 }
 
 // readState reads and renders the room's state and summary.
@@ -38,8 +37,10 @@ func (r *room) readState(tx *sqldb.Tx) error {
 	for _, e := range changes {
 		c.take(e)
 	}
-	if err := c.addTouched(); err != nil {
-		return err
+	if !c.full {
+		for tuple := range c.touched {
+			c.take(state.Entry{Tuple: tuple}) // what the end of the timeline does not show
+		}
 	}
 	if err := c.summarise(changes, names); err != nil {
 		return err
@@ -126,18 +127,6 @@ func (c *stateChange) list(nid int64) {
 	}
 }
 
-// addTouched gives the value at the timeline's start for what it changes and the
-// end of it does not show.
-func (c *stateChange) addTouched() error {
-	if c.full {
-		return nil
-	}
-	for tuple := range c.touched {
-		c.take(state.Entry{Tuple: tuple})
-	}
-	return nil
-}
-
 // load reads and renders the listed events that the filter takes.
 func (c *stateChange) load() error {
 	f := &c.a.q.filter.state
@@ -153,116 +142,3 @@ func (c *stateChange) load() error {
 	c.state, err = c.a.renderState(c.tx, events)
 	return err
 }
-
-// plainState is the part of a room's state that is not about members.
-type plainState struct {
-	set     *state.Set
-	entries []state.Entry
-}
-
-// plainState returns the entries of a state that are not member events. It is
-// remembered for each room and follows the state by what changed.
-func (a *answer) plainState(tx *sqldb.Tx, room int64, set *state.Set) ([]state.Entry, error) {
-	old, ok := a.plain.Get(room)
-	if ok && old.set == set {
-		return old.entries, nil
-	}
-	changes := state.Changes(old.set, set)
-	tuples := make([]int64, len(changes))
-	changed := make(map[int64]bool, len(changes))
-	for i, e := range changes {
-		tuples[i], changed[e.Tuple] = e.Tuple, true
-	}
-	names, err := a.o.Rooms.Store.Tuples(tx, tuples)
-	if err != nil {
-		return nil, err
-	}
-	now := plainState{set: set}
-	for _, e := range old.entries {
-		if !changed[e.Tuple] {
-			now.entries = append(now.entries, e)
-		}
-	}
-	for _, e := range changes {
-		if e.Event != 0 && names[e.Tuple].Type != typeMember {
-			now.entries = append(now.entries, e)
-		}
-	}
-	a.plain.Put(room, now)
-	return now.entries, nil
-}
-
-// addMembers adds the members that a client needs that loads them lazily: those
-// whose events are in the timeline, those that name the room, and the user.
-func (c *stateChange) addMembers(changes []state.Entry, names map[int64]store.Tuple) error {
-	for _, e := range changes {
-		if names[e.Tuple].Type == typeMember && e.Event != 0 {
-			c.given(e.Tuple, e.Event)
-		}
-	}
-	users := map[string]bool{}
-	for _, e := range c.events {
-		users[e.Event.Sender()] = true
-		if key, isState := e.Event.Key(); isState && e.Event.Type() == typeMember {
-			users[key] = true
-		}
-	}
-	for _, h := range c.heroes {
-		users[h.user] = true
-	}
-	if c.full {
-		users[c.a.q.user] = true
-	}
-	for user := range users {
-		if err := c.addMember(user); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (c *stateChange) addMember(user string) error {
-	tuple, err := c.a.o.Rooms.Store.FindTuple(c.tx, store.Tuple{Type: typeMember, Key: user})
-	if err != nil || tuple == 0 {
-		return err
-	}
-	now, ok := c.after.State.Set.Get(tuple)
-	if !ok {
-		return nil
-	}
-	if v := c.value(tuple, now); v != 0 && (c.full || !c.a.q.seen.has(memberHash(c.key.NID, tuple, now))) {
-		c.list(v)
-	}
-	c.given(tuple, now)
-	return nil
-}
-
-// given notes that the client has a member's newest event.
-func (c *stateChange) given(tuple, event int64) {
-	if c.a.q.seen != nil {
-		c.a.given = append(c.a.given, memberHash(c.key.NID, tuple, event))
-	}
-}
-
-// arrivals notes the members who came in while the user was there.
-func (c *stateChange) arrivals(changes []state.Entry, names map[int64]store.Tuple) error {
-	if c.full || len(changes) > maxArrivals || !c.a.o.Presence.Enabled() {
-		return nil
-	}
-	for _, e := range changes {
-		if names[e.Tuple].Type != typeMember || e.Event == 0 {
-			continue
-		}
-		member, err := c.a.o.Rooms.Store.Event(c.tx, e.Event)
-		if err != nil {
-			return err
-		}
-		if auth.Membership(member.Event) == auth.Join {
-			c.a.arrived = append(c.a.arrived, names[e.Tuple].Key)
-		}
-	}
-	return nil
-}
-
-// maxArrivals bounds the changes of a room in which arrivals are looked for.
-const maxArrivals = 100

@@ -11,19 +11,12 @@ import (
 	"knock/roomserver/store"
 )
 
-// hero is a member who gives a nameless room its name (room summary, m.heroes).
-type hero struct {
-	user  string
-	event int64
-}
-
 // heroList holds, for one state of a room, the first members in it and the first
-// who are not any more, one more of each than an answer shows: nobody is a hero to
-// themselves.
+// who are not any more (room summary, m.heroes), one more of each than an answer
+// shows: nobody is a hero to themselves.
 type heroList struct {
-	set  *state.Set
-	in   []hero
-	gone []hero
+	set      *state.Set
+	in, gone []string
 }
 
 const (
@@ -53,8 +46,8 @@ func (c *stateChange) summarise(changes []state.Entry, names map[int64]store.Tup
 			return err
 		}
 		b = append(b, `"m.heroes":[`...)
-		for _, h := range c.heroes {
-			b = append(event.AppendString(b, h.user), ',')
+		for _, user := range c.heroes {
+			b = append(event.AppendString(b, user), ',')
 		}
 		b = append(closed(b, ']'), ',')
 	}
@@ -79,7 +72,7 @@ func (c *stateChange) named() (bool, error) {
 	return false, nil
 }
 
-func (c *stateChange) findHeroes() ([]hero, error) {
+func (c *stateChange) findHeroes() ([]string, error) {
 	list, ok := c.a.heroes.Get(c.key.NID)
 	if set := c.after.State.Set; !ok || list.set != set {
 		var err error
@@ -95,11 +88,11 @@ func (c *stateChange) findHeroes() ([]hero, error) {
 }
 
 // firstOthers returns the first five who are not the user.
-func (a *answer) firstOthers(list []hero) []hero {
-	out := make([]hero, 0, maxHeroes)
-	for _, h := range list {
-		if h.user != a.q.user && len(out) < maxHeroes {
-			out = append(out, h)
+func (a *answer) firstOthers(list []string) []string {
+	out := make([]string, 0, maxHeroes)
+	for _, user := range list {
+		if user != a.q.user && len(out) < maxHeroes {
+			out = append(out, user)
 		}
 	}
 	return out
@@ -135,7 +128,7 @@ func (l *heroList) add(e *store.Stored) {
 		to = &l.in
 	}
 	if len(*to) <= maxHeroes {
-		*to = append(*to, hero{user, e.NID})
+		*to = append(*to, user)
 	}
 }
 
