@@ -68,13 +68,13 @@ func (s *Server) AcceptInvite(ctx context.Context, origin, roomID, eventID, vers
 	case !s.IsLocal(user):
 		return nil, fmt.Errorf("%w: the invited user is not one of this server", ErrBadRequest)
 	case serverOf(e.Sender()) != origin:
-		return nil, &NotAllowed{Reason: "the event's sender belongs to another server"}
+		return nil, fmt.Errorf("%w: the event's sender belongs to another server", ErrBadRequest)
 	}
 	if s.Profiles != nil && !s.Profiles.Exists(ctx, user) {
 		return nil, ErrUnknownUser
 	}
 	if good := s.verified(ctx, []*event.Event{e}, func(*event.Event, error) {}); len(good) == 0 {
-		return nil, &NotAllowed{Reason: "the event's signatures do not hold"}
+		return nil, fmt.Errorf("%w: the event's signatures do not hold", ErrBadRequest)
 	}
 	if allowed, err := s.ServerAllowed(ctx, roomID, origin); err != nil || !allowed {
 		return nil, errors.Join(err, &NotAllowed{Reason: "the room's server ACL denies " + origin})
