@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"image"
 	"image/color"
 	"image/png"
@@ -13,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -50,8 +50,8 @@ func TestMatrixJSSDK(t *testing.T) {
 
 // install fetches what package-lock.json lists, once for a working copy. It skips the test where that cannot be done.
 func install(t *testing.T) {
-	if major := nodeVersion(); major < 20 {
-		t.Skipf("matrix-js-sdk was NOT tested: it needs node 20 or newer in PATH, found %d (Debian: apt install nodejs npm)", major)
+	if version, ok := nodeVersion(); !ok {
+		t.Skipf("matrix-js-sdk was NOT tested: it needs node 20.14 or newer, here is %s (Debian: apt install nodejs npm)", version)
 	}
 	if _, err := exec.LookPath("npm"); err != nil {
 		t.Skip("matrix-js-sdk was NOT tested: npm is missing (Debian: apt install npm)")
@@ -81,15 +81,16 @@ func installed() bool {
 	return err == nil && !done.ModTime().Before(lock.ModTime())
 }
 
-// nodeVersion is 0 without node.
-func nodeVersion() int {
+// nodeVersion says which node is in PATH and whether it is new enough.
+func nodeVersion() (version string, ok bool) {
 	out, err := exec.Command("node", "--version").Output()
 	if err != nil {
-		return 0
+		return "none", false
 	}
-	major, _, _ := strings.Cut(strings.TrimPrefix(string(out), "v"), ".")
-	n, _ := strconv.Atoi(major) // anything else counts as none
-	return n
+	version = strings.TrimSpace(string(out))
+	var major, minor int
+	_, err = fmt.Sscanf(version, "v%d.%d", &major, &minor)
+	return version, err == nil && (major > 20 || major == 20 && minor >= 14)
 }
 
 // command runs a program until it or the time ends, and returns all that it printed.
