@@ -252,9 +252,14 @@ func powerLevels(v *event.Version, q CreateRequest, creators []string) map[strin
 			}
 		}
 	}
+	// Whom anybody may join, only moderators need to invite to.
+	invite := 0
+	if q.Preset == "public_chat" {
+		invite = 50
+	}
 	content := map[string]json.RawMessage{}
 	defaults := map[string]any{
-		"ban": 50, "kick": 50, "redact": 50, "invite": 0, "events_default": 0, "state_default": 50, "users_default": 0,
+		"ban": 50, "kick": 50, "redact": 50, "invite": invite, "events_default": 0, "state_default": 50, "users_default": 0,
 		"historical": 100, "users": users,
 		"events": map[string]int{
 			"m.room.avatar": 50, "m.room.canonical_alias": 50, "m.room.encryption": 100, "m.room.history_visibility": 100,

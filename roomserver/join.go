@@ -64,7 +64,7 @@ func (s *Server) locate(ctx context.Context, roomIDOrAlias string, via []string)
 }
 
 // throughOthers tries servers in turn: those named, the inviter's, those known
-// to be in the room, and the one in the room id. without, where it is not nil,
+// to be in the room, or else the one in the room id. without, where it is not nil,
 // is the error of doing it here, returned when nobody can help.
 func (s *Server) throughOthers(ctx context.Context, roomID, user string, via []string, without error, try func(server string) error) error {
 	candidates := s.candidates(ctx, roomID, user, via)
@@ -104,7 +104,9 @@ func (s *Server) candidates(ctx context.Context, roomID, user string, via []stri
 	if servers, err := s.JoinedServers(ctx, roomID); err == nil {
 		list = append(list, servers...)
 	}
-	list = append(list, serverOf(roomID))
+	if len(list) == 0 {
+		list = append(list, serverOf(roomID))
+	}
 	out := make([]string, 0, maxCandidates)
 	for _, server := range list {
 		if server != "" && server != s.ServerName && event.ValidServerName(server) && !slices.Contains(out, server) && len(out) < maxCandidates {
