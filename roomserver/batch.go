@@ -461,13 +461,11 @@ func (b *batch) writeMembers(tx *sqldb.Tx, d *draft) error {
 	st, room, pos := b.r.s.Store, b.r.key.NID, d.stored.Pos
 	rows := make([]store.MemberRow, 0, len(d.members))
 	for _, c := range d.members {
-		if c.to == store.NoMembership {
-			if err := st.DropMember(tx, room, c.nid); err != nil {
-				return err
-			}
-			continue
+		to := c.to
+		if to == store.NoMembership {
+			to = store.Leave
 		}
-		rows = append(rows, store.MemberRow{Room: room, User: c.nid, State: c.to, Local: b.r.s.IsLocal(c.user), Event: c.event, Pos: pos})
+		rows = append(rows, store.MemberRow{Room: room, User: c.nid, State: to, Local: b.r.s.IsLocal(c.user), Event: c.event, Pos: pos})
 	}
 	if err := st.PutMembers(tx, rows); err != nil {
 		return err

@@ -187,8 +187,11 @@ func (r *room) memberChanges(ctx context.Context, from, to *store.Ref) ([]member
 		if t.Type != "m.room.member" {
 			continue
 		}
-		m := memberChange{user: t.Key, event: c.Event}
 		old, _ := from.Set.Get(c.Tuple)
+		m := memberChange{user: t.Key, event: c.Event}
+		if c.Event == 0 { // the state lost it: for whoever was there, the stay is over
+			m.event = old
+		}
 		if m.from, err = r.membershipOf(ctx, old); err != nil {
 			return nil, err
 		}

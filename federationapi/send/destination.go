@@ -231,7 +231,7 @@ func (d *destination) again() {
 		return // stopped as it fired
 	}
 	d.timer = nil
-	if d.retry == nil && !d.behind {
+	if d.retry == nil && !d.behind && len(d.live) == 0 && d.edus.empty() {
 		d.failures = 0 // what failed is not worth another attempt
 		return
 	}

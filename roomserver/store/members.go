@@ -47,7 +47,6 @@ type MemberRow struct {
 var (
 	putMembers = sqldb.RegisterInsert("membership.put", `INSERT INTO membership (room, user_nid, state, local, forgotten, event, pos) VALUES`, 7,
 		`ON CONFLICT (room, user_nid) DO UPDATE SET state = excluded.state, local = excluded.local, forgotten = 0, event = excluded.event, pos = excluded.pos`)
-	deleteMember  = sqldb.Register("membership.delete", `DELETE FROM membership WHERE room = $1 AND user_nid = $2`)
 	forgetMember  = sqldb.Register("membership.forget", `UPDATE membership SET forgotten = 1, pos = $3 WHERE room = $1 AND user_nid = $2`)
 	memberColumns = `m.room, m.user_nid, m.state, m.local, m.forgotten, m.event, m.pos`
 	selectMember  = sqldb.Register("membership.one", `SELECT `+memberColumns+` FROM membership m WHERE m.room = $1 AND m.user_nid = $2`)
@@ -64,12 +63,6 @@ func (s *Store) PutMembers(tx *sqldb.Tx, members []MemberRow) error {
 		rows[i] = []any{m.Room, m.User, int64(m.State), flag(m.Local), 0, m.Event, m.Pos}
 	}
 	return tx.Insert(putMembers, rows...)
-}
-
-// DropMember removes the membership of a user whose member event left the state.
-func (s *Store) DropMember(tx *sqldb.Tx, room, user int64) error {
-	_, err := tx.Exec(deleteMember, room, user)
-	return err
 }
 
 // ForgetRoom hides a room that a user has left.
