@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,7 +56,11 @@ func New(t testing.TB, d sqldb.Dialect) *Site {
 	if s.lab, err = lab.New(s.dir); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.close)
+	t.Cleanup(func() {
+		for _, w := range s.wires {
+			w.close()
+		}
+	})
 	return s
 }
 
@@ -66,19 +71,27 @@ func Each(t *testing.T, fn func(t *testing.T, s *Site)) {
 	}
 }
 
-func (s *Site) close() {
+// stop ends what still runs, all at once and without waiting for each other's connections.
+func (s *Site) stop() {
+	for _, w := range s.wires {
+		w.set(true)
+	}
+	var all sync.WaitGroup
 	for _, n := range s.nodes {
 		n.closeClients()
-		if err := n.Stop(); err != nil {
-			s.t.Errorf("stop %s: %v", n.Name, err)
-		}
+		all.Go(func() {
+			if err := n.Stop(); err != nil {
+				s.t.Errorf("stop %s: %v", n.Name, err)
+			}
+		})
+	}
+	all.Wait()
+	for _, n := range s.nodes {
 		if log := n.Log(); s.t.Failed() && log != "" {
 			s.t.Logf("the log of %s:\n%s", n.Name, log[max(0, len(log)-8000):])
 		}
 	}
-	for _, w := range s.wires {
-		w.close()
-	}
+	clear(s.nodes)
 }
 
 // Add makes a node, which is not started yet. Further settings are as --set takes them. Its server name may be looked
@@ -90,6 +103,7 @@ func (s *Site) Add(name string, settings ...string) *Node {
 		s.t.Fatal(err)
 	}
 	n := &Node{Name: name, site: s, dir: s.dir, DatabaseURL: sqldbtest.URL(s.t, s.dialect)}
+	s.t.Cleanup(s.stop) // before the database goes
 	n.settings = append(base, "rate_limits.enabled=false", "logging.level=warn", "database.url="+n.DatabaseURL)
 	n.settings = append(n.settings, settings...)
 	s.nodes[name] = n
