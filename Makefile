@@ -15,18 +15,18 @@ run: build
 demo: build
 	./$(KNOCK) demo
 
-# Real clients first, then the Go tests on SQLite and on a throw-away PostgreSQL. What cannot run says so.
+# Everything, on SQLite and on a throw-away PostgreSQL, real clients included; then the packages in which goroutines
+# share most under the race detector. What cannot run says so.
 test:
-	@status=0; \
-	$(MAKE) --no-print-directory e2e || status=1; \
-	go run ./test/withpg -- go test ./... || status=1; \
-	exit $$status
+	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
+	  echo "test: the end-to-end tests with matrix-js-sdk are NOT run: node and npm are missing (Debian: apt install nodejs npm)"; fi
+	go run ./test/withpg -- go test ./...
+	go test -race -short $(RACED)
+
+RACED := ./internal/stream ./internal/sqldb/... ./internal/cache ./roomserver/... ./federationapi/send ./clientapi/sync ./mediaapi
 
 e2e:
-	@if [ ! -x test/e2e/run ]; then echo "test: no end-to-end tests in this tree"; \
-	elif ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
-	  echo "test: the end-to-end tests with matrix-js-sdk were NOT run: node and npm are missing (Debian: apt install nodejs npm)"; \
-	else test/e2e/run; fi
+	go run ./test/withpg -- go test -count=1 -v ./test/e2e
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
