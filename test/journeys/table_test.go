@@ -60,7 +60,7 @@ func table() map[string]command {
 			return nil
 		}},
 	}
-	for _, more := range []map[string]command{nodeCommands(), userCommands(), roomCommands(), talkCommands(), lookCommands(), compareCommands()} {
+	for _, more := range []map[string]command{nodeCommands(), userCommands(), roomCommands(), talkCommands(), lookCommands(), compareCommands(), sharedCommands()} {
 		for name, c := range more {
 			all[name] = c
 		}
