@@ -85,7 +85,8 @@ type ring struct {
 var ground = []string{"internal/stream", "internal/sqldb", "internal/matrixerr", "internal/httpx", "internal/obs", "internal/cache",
 	"internal/limits", "internal/clock", "internal/schema"}
 
-var domain = []string{"roomserver", "internal/account", "internal/ephemeral", "internal/pushrules"}
+var domain = []string{"roomserver", "internal/account", "internal/ephemeral", "internal/pushrules", "internal/e2ee",
+	"internal/relations", "internal/userdir", "internal/reports"}
 
 // rings are searched in order; the first that fits a package rules it.
 var rings = []ring{
@@ -101,6 +102,10 @@ var rings = []ring{
 	{"internal/account", ground},
 	{"internal/ephemeral", ground},
 	{"internal/pushrules", ground},
+	// Indexes over rooms: domain packages that read what roomserver owns.
+	{"internal/relations", slices.Concat([]string{"roomserver"}, ground)},
+	{"internal/userdir", slices.Concat([]string{"roomserver"}, ground)},
+	{"internal/reports", slices.Concat([]string{"roomserver"}, ground)},
 	{"internal", ground},
 }
 
