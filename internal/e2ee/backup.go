@@ -48,7 +48,9 @@ func scanBackup(r *sqldb.Rows) (b Backup, err error) {
 	return b, err
 }
 
-func errNoBackup() *matrixerr.Error { return matrixerr.NotFound("There is no key backup of this version") }
+func errNoBackup() *matrixerr.Error {
+	return matrixerr.NotFound("There is no key backup of this version")
+}
 
 // one is the first of rows; M_NOT_FOUND when there is none, or it has been deleted.
 func one(rows []Backup, err error) (Backup, error) {

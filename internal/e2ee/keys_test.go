@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"knock/internal/e2ee"
-	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 )
 
@@ -301,19 +300,4 @@ func TestRemoteClaim(t *testing.T) {
 			t.Error(got, failures)
 		}
 	})
-}
-
-// TestRecentOverflow has more changes than are kept in memory.
-func TestRecentOverflow(t *testing.T) {
-	r := newRig(t, sqldb.SQLite)
-	a := r.user("a", "A1")
-	from := r.hub.Published()
-	k := newKey()
-	for range 3 {
-		_, err := r.UploadKeys(t.Context(), a, "A1", e2ee.Upload{DeviceKeys: deviceKeys(k, a, "A1")})
-		r.must(err)
-	}
-	if got := r.lists(a, from, e2ee.Moves{}); got != "[@a:hs] []" {
-		t.Error(got)
-	}
 }

@@ -145,7 +145,8 @@ func (s *Service) Query(ctx context.Context, asking string, want map[string][]st
 			return err
 		}
 		known.fill(a, stored)
-		if key, ok := known.cross[asking][userSigning]; ok && stored[asking] != nil {
+		_, own := stored[asking]
+		if key, ok := known.cross[asking][userSigning]; ok && own {
 			a.UserSigning[asking] = key
 		}
 		return nil
