@@ -10,6 +10,9 @@ import (
 // Run sends until ctx ends, and then writes down how far it came.
 func (s *Sender) Run(ctx context.Context) error {
 	if err := s.begin(ctx); err != nil {
+		if ctx.Err() != nil { // told to stop while starting
+			return nil
+		}
 		return err
 	}
 	var loops sync.WaitGroup
