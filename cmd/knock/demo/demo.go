@@ -85,7 +85,7 @@ func (d *demo) play(ctx context.Context, out io.Writer, s step) error {
 	return nil
 }
 
-// end stops the nodes and removes what they stored, except their logs when a step failed.
+// end stops the nodes and removes what they stored, unless a step failed: then it is left to look at.
 func (d *demo) end(err error) error {
 	failed := err != nil
 	for _, s := range []*site{&d.platform, &d.merchant} {
@@ -98,7 +98,7 @@ func (d *demo) end(err error) error {
 		}
 	}
 	if failed {
-		return fmt.Errorf("%w\nthe nodes' logs are in %s", err, d.dir)
+		return fmt.Errorf("%w\nthe nodes' logs and data are left in %s", err, d.dir)
 	}
 	return errors.Join(err, os.RemoveAll(d.dir))
 }

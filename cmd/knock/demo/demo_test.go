@@ -22,6 +22,7 @@ func TestDemo(t *testing.T) {
 // TestFailure sees that a failing step is told and is the error.
 func TestFailure(t *testing.T) {
 	var out bytes.Buffer
+	t.Setenv("TMPDIR", t.TempDir()) // a failed demonstration leaves its data
 	cause := errors.New("no such luck")
 	err := (&demo{}).play(t.Context(), &out, step{"try", func(context.Context) error { return cause }})
 	if !errors.Is(err, cause) || !strings.HasPrefix(out.String(), "FAILED") {
