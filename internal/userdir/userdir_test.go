@@ -228,3 +228,13 @@ func TestWholeRoom(t *testing.T) {
 		}
 	})
 }
+
+func TestRunEnds(t *testing.T) {
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := newWorld(t, db).d.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
