@@ -186,6 +186,11 @@ func (d *destination) settle(out *outgoing) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.retry, d.failures, d.limit = nil, 0, min(2*d.limit, maxPDUs)
+	d.passed(out)
+}
+
+// passed moves the cursor over what a transaction took; d.mu is held.
+func (d *destination) passed(out *outgoing) {
 	d.cursor = max(d.cursor, out.upTo)
 	if d.behind && d.until > 0 {
 		d.backlog = d.backlog[min(out.listed, len(d.backlog)):]

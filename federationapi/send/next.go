@@ -82,7 +82,8 @@ func (d *destination) transaction(events []*event.Event) *outgoing {
 	return &outgoing{id: d.s.txnID(), t: t}
 }
 
-// fromLog makes a transaction of the oldest events in the log. nil means that the log is exhausted: memory has the rest.
+// fromLog makes a transaction of the oldest events in the log. nil means that the next look may find more: the log is
+// exhausted and memory has the rest, or these were not for the server.
 func (d *destination) fromLog(ctx context.Context) (*outgoing, error) {
 	if err := d.list(ctx); err != nil {
 		return nil, err
@@ -96,16 +97,21 @@ func (d *destination) fromLog(ctx context.Context) (*outgoing, error) {
 		return nil, nil
 	}
 	d.mu.Unlock()
-	events, err := d.s.events(ctx, due)
+	events, err := d.s.events(ctx, d.name, due)
 	if err != nil {
 		return nil, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	hello := d.hello
 	out := d.transaction(events)
 	out.listed, out.upTo = n, due[n-1].Pos
 	if last {
 		out.upTo = d.until
+	}
+	if len(out.t.PDUs)+len(out.t.EDUs) == 0 && !hello {
+		d.passed(out)
+		return nil, nil
 	}
 	return out, nil
 }

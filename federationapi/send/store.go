@@ -104,8 +104,9 @@ func (s *Sender) serviceBacklog(tx *sqldb.Tx, v store.Service, from, to int64) (
 	return list, err
 }
 
-// events loads what is due; what is gone meanwhile is left out.
-func (s *Sender) events(ctx context.Context, due []store.Due) ([]*event.Event, error) {
+// events loads what is due. What is gone meanwhile is left out, and what the server made itself and gave us to add to a
+// room: to get that again, after what came later, would only mislead it.
+func (s *Sender) events(ctx context.Context, server string, due []store.Due) ([]*event.Event, error) {
 	nids := make([]int64, len(due))
 	for i, d := range due {
 		nids[i] = d.Event
@@ -117,7 +118,7 @@ func (s *Sender) events(ctx context.Context, due []store.Due) ([]*event.Event, e
 	})
 	events := make([]*event.Event, 0, len(due))
 	for _, nid := range nids {
-		if e := found[nid]; e != nil {
+		if e := found[nid]; e != nil && event.ServerOf(e.Event.Sender()) != server {
 			events = append(events, e.Event)
 		}
 	}
