@@ -17,23 +17,29 @@ const (
 
 var errBatch = errors.New("e2ee: stored one-time keys are damaged")
 
-// oneTimeKey is a key by its id, the algorithm left aside.
+// oneTimeKey is a key by its id, the algorithm left aside. stored is its form in an upload, made before the writer
+// needs it.
 type oneTimeKey struct {
-	id  string
-	key json.RawMessage
+	id     string
+	key    json.RawMessage
+	stored []byte
 }
 
-func packKeys(keys []oneTimeKey, userID, deviceID string) []byte {
+func (k oneTimeKey) pack(userID, deviceID string) oneTimeKey {
+	out := appendText(append(make([]byte, 0, 112), packedKey), k.id)
+	packed, ok := appendPacked(out, k.key, userID, deviceID)
+	if !ok {
+		out[0] = plainKey
+		packed = appendText(out, string(k.key))
+	}
+	k.stored = packed
+	return k
+}
+
+func packKeys(keys []oneTimeKey) []byte {
 	out := make([]byte, 0, len(keys)*112)
 	for _, k := range keys {
-		start := len(out)
-		out = appendText(append(out, packedKey), k.id)
-		if packed, ok := appendPacked(out, k.key, userID, deviceID); ok {
-			out = packed
-			continue
-		}
-		out[start] = plainKey
-		out = appendText(out, string(k.key))
+		out = append(out, k.stored...)
 	}
 	return out
 }
@@ -119,7 +125,7 @@ func keyAt(data []byte, index int64, userID, deviceID string) (k oneTimeKey, err
 			index--
 			return true
 		}
-		k, found = oneTimeKey{string(id), decodeKey(form, value, userID, deviceID)}, true
+		k, found = oneTimeKey{id: string(id), key: decodeKey(form, value, userID, deviceID)}, true
 		return false
 	})
 	if err == nil && !found {

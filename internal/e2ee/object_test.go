@@ -39,16 +39,24 @@ func FuzzSigned(f *testing.F) {
 		if err != nil {
 			return
 		}
-		got, err := keyAt(packKeys([]oneTimeKey{{"first", json.RawMessage(`"x"`)}, k}, "@a:hs", "D"), 1, "@a:hs", "D")
+		got, err := keyAt(packed(oneTimeKey{id: "first", key: json.RawMessage(`"x"`)}, k), 1, "@a:hs", "D")
 		if err != nil || got.id != k.id || !sameJSON(got.key, k.key) {
 			t.Fatalf("%q came back as %q: %v", k.key, got.key, err)
 		}
 	})
 }
 
+// packed is an upload of keys by device D of @a:hs.
+func packed(keys ...oneTimeKey) []byte {
+	for i := range keys {
+		keys[i] = keys[i].pack("@a:hs", "D")
+	}
+	return packKeys(keys)
+}
+
 // FuzzBatch reads damaged uploads.
 func FuzzBatch(f *testing.F) {
-	f.Add(packKeys([]oneTimeKey{{"a", json.RawMessage(`"x"`)}, {"b", json.RawMessage(`{"key":"y"}`)}}, "@a:hs", "D"))
+	f.Add(packed(oneTimeKey{id: "a", key: json.RawMessage(`"x"`)}, oneTimeKey{id: "b", key: json.RawMessage(`{"key":"y"}`)}))
 	f.Add([]byte{packedKey, 1, 'a', 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for i := range int64(3) {
@@ -61,9 +69,9 @@ func FuzzBatch(f *testing.F) {
 func TestPackedSize(t *testing.T) {
 	text := func(n int) string { return base64.RawStdEncoding.EncodeToString(bytes.Repeat([]byte{9}, n)) }
 	key := encode(packable{text(32), signatures{"@alice:example.org": {"ed25519:ABCDEFGHIJ": text(64)}}})
-	packed := packKeys([]oneTimeKey{{"AAAAAQ", key}}, "@alice:example.org", "ABCDEFGHIJ")
-	if len(packed) > 110 {
-		t.Errorf("%d bytes for a key of %d", len(packed), len(key))
+	stored := oneTimeKey{id: "AAAAAQ", key: key}.pack("@alice:example.org", "ABCDEFGHIJ").stored
+	if len(stored) > 110 {
+		t.Errorf("%d bytes for a key of %d", len(stored), len(key))
 	}
 }
 

@@ -82,7 +82,7 @@ func (s *Service) newUpload(userID, deviceID string, up Upload) (*uploading, err
 		if err != nil {
 			return nil, err
 		}
-		u.oneTime[algorithm] = append(u.oneTime[algorithm], k)
+		u.oneTime[algorithm] = append(u.oneTime[algorithm], k.pack(userID, deviceID))
 	}
 	for _, name := range keysOf(up.Fallback) {
 		algorithm, k, err := parseKey(name, up.Fallback[name])
@@ -114,7 +114,7 @@ func parseKey(name string, raw json.RawMessage) (algorithm string, k oneTimeKey,
 		if len(*text) > maxID {
 			return "", k, matrixerr.BadJSON("Key " + name + " is too long")
 		}
-		return algorithm, oneTimeKey{id, encode(*text)}, nil
+		return algorithm, oneTimeKey{id: id, key: encode(*text)}, nil
 	}
 	o, err := parseSigned(raw, "Key "+name)
 	if err != nil {
@@ -123,7 +123,7 @@ func parseKey(name string, raw json.RawMessage) (algorithm string, k oneTimeKey,
 	if _, ok := o.text("key"); !ok {
 		return "", k, matrixerr.BadJSON("Key " + name + ` needs its "key"`)
 	}
-	return algorithm, oneTimeKey{id, o.encode()}, nil
+	return algorithm, oneTimeKey{id: id, key: o.encode()}, nil
 }
 
 func (u *uploading) empty() bool { return u.keys == nil && len(u.oneTime) == 0 && len(u.fallback) == 0 }
@@ -282,7 +282,7 @@ func (u *uploading) writeOneTime(tx *sqldb.Tx, pos int64, fresh map[string][]one
 		keys := fresh[algorithm]
 		err := tx.Insert(batchInsert, []any{pos, u.userID, u.deviceID, algorithm, len(keys), 0})
 		if err == nil {
-			err = tx.Insert(batchKeysInsert, []any{pos, packKeys(keys, u.userID, u.deviceID)})
+			err = tx.Insert(batchKeysInsert, []any{pos, packKeys(keys)})
 		}
 		if err != nil {
 			return err
