@@ -84,10 +84,13 @@ func (b *batch) add(ctx context.Context, e *event.Event, a acceptance) (*draft, 
 	if err != nil {
 		return nil, err
 	}
+	if err := b.redactEarly(ctx, d); err != nil {
+		return nil, err
+	}
 	b.drafts = append(b.drafts, d)
 	r.remember(d.stored)
 	if !d.live {
-		return d, nil
+		return d, b.prepareHistory(ctx, d, a)
 	}
 	after, err := b.after(d.stored, a.before)
 	if err != nil {
@@ -222,20 +225,43 @@ func (b *batch) prepare(ctx context.Context, d *draft, a acceptance) error {
 			return err
 		}
 	}
-	if len(r.s.Participants) == 0 {
-		return nil
-	}
-	accepted := &Accepted{
-		RoomID: r.key.ID, RoomNID: r.key.NID, EventNID: d.stored.NID, Event: d.stored.Event,
-		State: a.state, JoinedMembers: r.tip.joined,
-		IsLocalMember: func(user string) bool { return r.s.IsLocal(user) && r.s.Hub.IsJoined(user, r.key.ID) },
-	}
+	accepted := r.accepted(d, a)
 	for _, p := range r.s.Participants {
 		if write := p.Prepare(accepted); write != nil {
 			d.writes = append(d.writes, write)
 		}
 	}
 	return nil
+}
+
+// prepareHistory asks the participants that index history, too, what they write
+// with an event of it.
+func (b *batch) prepareHistory(ctx context.Context, d *draft, a acceptance) error {
+	if d.stored.Flags&store.Backfilled == 0 || d.stored.Flags&store.Rejected != 0 {
+		return nil
+	}
+	if d.stored.Event.Type() == "m.room.redaction" {
+		if err := b.prepareRedaction(ctx, d, a); err != nil {
+			return err
+		}
+	}
+	accepted := b.r.accepted(d, a)
+	for _, p := range b.r.s.Participants {
+		if h, ok := p.(Historian); ok {
+			if write := h.PrepareHistory(accepted); write != nil {
+				d.writes = append(d.writes, write)
+			}
+		}
+	}
+	return nil
+}
+
+func (r *room) accepted(d *draft, a acceptance) *Accepted {
+	return &Accepted{
+		RoomID: r.key.ID, RoomNID: r.key.NID, EventNID: d.stored.NID, Event: d.stored.Event,
+		State: a.state, JoinedMembers: r.tip.joined,
+		IsLocalMember: func(user string) bool { return r.s.IsLocal(user) && r.s.Hub.IsJoined(user, r.key.ID) },
+	}
 }
 
 // receivers returns the servers that an event made here goes to: those that

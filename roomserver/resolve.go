@@ -2,7 +2,6 @@ package roomserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 
@@ -218,35 +217,6 @@ func (r *room) membershipOf(ctx context.Context, nid int64) (store.Membership, e
 		return 0, err
 	}
 	return store.ParseMembership(auth.Membership(e.Event)), nil
-}
-
-// prepareRedaction finds what a redaction event redacts, where the room allows
-// it (room versions 3 and later: "Handling redactions").
-func (b *batch) prepareRedaction(ctx context.Context, d *draft, a acceptance) error {
-	r, e := b.r, d.stored.Event
-	d.redacts = e.RedactsID()
-	if d.redacts == "" {
-		return nil
-	}
-	var target *store.Stored
-	find := func(tx *sqldb.Tx) (err error) {
-		target, err = r.s.Store.EventByID(tx, d.redacts)
-		return err
-	}
-	if err := r.drain(ctx); err != nil {
-		return err
-	}
-	err := r.s.db.Read(ctx, find)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	if err != nil || target.Room != r.key.NID || target.RedactedBy != 0 {
-		return err
-	}
-	if auth.MayRedact(e, target.Event, auth.PowerLevels(a.state)) {
-		d.redact = target
-	}
-	return nil
 }
 
 func (s *source) TupleOf(evType, stateKey string) (nid int64, err error) {

@@ -61,6 +61,12 @@ type Participant interface {
 	Forget(roomNID int64)
 }
 
+// Historian is a Participant that also writes with events of the history that is
+// fetched later; they have no position.
+type Historian interface {
+	PrepareHistory(a *Accepted) func(tx *sqldb.Tx, pos int64) error
+}
+
 // Outbound hears of committed events that go to other servers. It must not block.
 type Outbound interface {
 	Send(pos int64, roomID string, e *event.Event, servers []string)

@@ -175,12 +175,29 @@ func (s *Service) IgnoredUsers(ctx context.Context, userID string) (map[string]s
 	if set, ok := s.ignored.get(local); ok {
 		return set, nil
 	}
-	before := s.ignored.epoch.Load()
-	var content []byte
+	var set map[string]struct{}
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
-		content, err = readData(tx, local, "", typeIgnored)
+		set, err = s.readIgnored(tx, local, userID)
 		return err
 	})
+	return set, err
+}
+
+// IgnoredUsersTx is IgnoredUsers in a snapshot that is open already.
+func (s *Service) IgnoredUsersTx(tx *sqldb.Tx, userID string) (map[string]struct{}, error) {
+	local, ok := s.Localpart(userID)
+	if !ok {
+		return nil, nil
+	}
+	if set, ok := s.ignored.get(local); ok {
+		return set, nil
+	}
+	return s.readIgnored(tx, local, userID)
+}
+
+func (s *Service) readIgnored(tx *sqldb.Tx, local, userID string) (map[string]struct{}, error) {
+	before := s.ignored.epoch.Load()
+	content, err := readData(tx, local, "", typeIgnored)
 	if err != nil {
 		return nil, err
 	}

@@ -11,8 +11,11 @@ import (
 	accountapi "knock/clientapi/account"
 	"knock/clientapi/directory"
 	ephemeralapi "knock/clientapi/ephemeral"
+	"knock/clientapi/people"
 	pushapi "knock/clientapi/push"
+	relationsapi "knock/clientapi/relations"
 	roomsapi "knock/clientapi/rooms"
+	"knock/clientapi/spaces"
 	"knock/clientapi/sync"
 	"knock/federationapi"
 	"knock/federationapi/client"
@@ -24,6 +27,9 @@ import (
 	"knock/internal/limits"
 	"knock/internal/matrixerr"
 	"knock/internal/pushrules"
+	"knock/internal/relations"
+	"knock/internal/reports"
+	"knock/internal/userdir"
 	"knock/mediaapi"
 	"knock/mediaapi/files"
 	"knock/roomserver"
@@ -39,7 +45,10 @@ type parts struct {
 	keys    *keys.Ring
 	store   *store.Store
 	sender  *send.Sender
+	index   *relations.Index
 	rooms   *roomserver.Server
+	related *relations.Reader
+	users   *userdir.Directory
 	media   *mediaapi.Media
 
 	typing   *ephemeral.Typing
@@ -53,6 +62,9 @@ type parts struct {
 	sync         *sync.Sync
 	roomsAPI     *roomsapi.API
 	directoryAPI *directory.API
+	relationsAPI *relationsapi.API
+	spacesAPI    *spaces.API
+	peopleAPI    *people.API
 	federation   *federationapi.API // nil without federation
 
 	limiter *limits.Limiter
@@ -70,7 +82,10 @@ func (n *Node) wire(context.Context) error {
 	p.keys = n.newKeyRing()
 	p.store = store.New(store.Options{DB: n.db, Registerer: n.metrics})
 	p.sender = n.newSender()
+	p.index = relations.NewIndex(p.store)
 	p.rooms = n.newRooms()
+	p.related = relations.NewReader(relations.Options{Rooms: p.rooms, Ignored: p.account.IgnoredUsersTx})
+	p.users = userdir.New(userdir.Options{Rooms: p.rooms, Profile: memberProfiles{p.account}.MemberProfile, Log: n.logs.Component("directory")})
 	p.account.OnProfileChange(p.rooms)
 	p.account.OnDeactivate(p.rooms)
 	if p.media, err = n.newMedia(); err != nil {
@@ -83,8 +98,11 @@ func (n *Node) wire(context.Context) error {
 	p.ephemeralAPI = ephemeralapi.New(ephemeralapi.Options{Rooms: n.hub, Typing: p.typing, Receipts: p.receipts, Presence: p.presence})
 	p.sync = n.newSync()
 	p.roomsAPI = roomsapi.New(roomsapi.Options{ServerName: n.cfg.ServerName, Rooms: p.rooms, DB: n.db, Hub: n.hub,
-		SyncPosition: p.sync.Position, Log: n.logs.Component("rooms")})
+		SyncPosition: p.sync.Position, Bundle: p.related.Extra, Log: n.logs.Component("rooms")})
 	p.directoryAPI = n.newDirectoryAPI()
+	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, SyncPosition: p.sync.Position})
+	p.spacesAPI = spaces.New(spaces.Options{Rooms: p.rooms, Log: n.logs.Component("rooms"), Registerer: n.metrics})
+	p.peopleAPI = people.New(people.Options{Rooms: p.rooms, Directory: p.users, Reports: reports.New(n.db, nil), Exists: p.account.Exists})
 	p.federation = n.newFederation()
 	p.limiter = n.newLimiter()
 	return nil
@@ -106,6 +124,7 @@ func (n *Node) components() []component {
 	list := []component{
 		{"account", n.parts.account.Run},
 		{"rooms", n.parts.rooms.Run},
+		{"users", n.parts.users.Run},
 		{"media", n.parts.media.Run},
 		{"typing", n.parts.typing.Run},
 		{"receipts", n.parts.receipts.Run},
@@ -120,7 +139,7 @@ func (n *Node) components() []component {
 // clientRoutes are the rows of the client listener: everything, so that one reverse proxy is enough.
 func (n *Node) clientRoutes() []httpx.Route {
 	p := &n.parts
-	rows := clientapi.Assemble(p.sync, p.roomsAPI, p.directoryAPI, p.ephemeralAPI, p.about, p.accountAPI, p.pushAPI)
+	rows := clientapi.Assemble(p.sync, p.roomsAPI, p.ephemeralAPI, p.directoryAPI, p.relationsAPI, p.spacesAPI, p.peopleAPI, p.about, p.accountAPI, p.pushAPI)
 	rows = append(rows, p.media.ClientRoutes()...)
 	return append(rows, n.federationRoutes()...)
 }
@@ -195,7 +214,9 @@ func (n *Node) newRooms() *roomserver.Server {
 	p := &n.parts
 	o := roomserver.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Hub: n.hub, Store: p.store,
 		Profiles: memberProfiles{p.account}, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"),
-		Participants: []roomserver.Participant{counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}}}
+		Participants: []roomserver.Participant{
+			counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}, p.index, userdir.NewWatcher(n.hub, n.cfg.ServerName),
+		}}
 	if p.remote != nil {
 		o.Remote, o.Verifier, o.Outbound = federationapi.NewRemote(p.remote), p.keys, p.sender
 		o.Participants = append(o.Participants, p.sender)
@@ -222,7 +243,7 @@ func (n *Node) alive(server string) {
 func (n *Node) newSync() *sync.Sync {
 	p := &n.parts
 	return sync.New(sync.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Accounts: p.account, Push: p.push, Typing: p.typing,
-		Receipts: p.receipts, Presence: p.presence, Registerer: n.metrics})
+		Receipts: p.receipts, Presence: p.presence, Bundle: p.related.Extra, Registerer: n.metrics})
 }
 
 func (n *Node) newDirectoryAPI() *directory.API {
