@@ -95,11 +95,13 @@ func (a *API) deleteProfileField(ctx context.Context, r *httpx.Request) (any, er
 
 const (
 	remoteLifetime   = time.Minute // how long a remote profile is believed
+	remoteFailure    = 3 * time.Second
 	maxRemote        = 5000
 	maxRemoteProfile = 64 << 10 // bytes
 )
 
-// remoteCache asks other servers for profiles, once for many who want the same, and not again for a minute.
+// remoteCache asks other servers for profiles, once for many who want the same, and not again for a minute; a failure is
+// remembered for seconds, so that a server that is back is asked again.
 type remoteCache struct {
 	from   RemoteProfiles
 	now    func() time.Time
@@ -145,7 +147,11 @@ func (c *remoteCache) cached(key string) (remoteProfile, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p, ok := c.m[key]
-	return p, ok && c.now().Sub(p.at) < remoteLifetime
+	lifetime := remoteLifetime
+	if p.err != nil {
+		lifetime = remoteFailure
+	}
+	return p, ok && c.now().Sub(p.at) < lifetime
 }
 
 func (c *remoteCache) keep(key string, p remoteProfile) {

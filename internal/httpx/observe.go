@@ -43,7 +43,10 @@ func (m *metrics) observe(row *Route, code int, took time.Duration) {
 // log writes the request's one line. The path and query are never in it: they hold tokens and names.
 func (rt *Router) log(r *Request, code int, took time.Duration, err error) {
 	level := logrus.InfoLevel
-	if code >= 500 {
+	switch {
+	case code >= 500 && r.Context().Err() != nil:
+		level = logrus.DebugLevel // the caller went away: nobody sees the failure
+	case code >= 500:
 		level = logrus.ErrorLevel
 	}
 	if rt.hooks.Log == nil || !rt.hooks.Log.Logger.IsLevelEnabled(level) {
