@@ -182,7 +182,7 @@ func TestUpdateDuringFetch(t *testing.T) {
 			r.remote.mu.Lock()
 			fetched := r.remote.fetched
 			r.remote.mu.Unlock()
-			return fetched == 2 && cmp.Equal(r.devices(a, far), []string{"D1"})
+			return fetched >= 2 && cmp.Equal(r.devices(a, far), []string{"D1"})
 		})
 	})
 }

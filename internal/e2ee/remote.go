@@ -86,7 +86,7 @@ func (s *Service) ReceiveDeviceList(ctx context.Context, origin string, content 
 			known = applied != gap
 		}
 		if !known || list.stale {
-			done.add(func() { s.resyncs.heard(u.UserID, u.Stream) })
+			s.heard(u.UserID, u.Stream, done)
 		}
 		return s.remoteChange(tx, pos, u.UserID, rooms, done)
 	})
@@ -158,7 +158,7 @@ func (s *Service) ReceiveSigningKeys(ctx context.Context, origin string, content
 			return err
 		}
 		if list, ok := lists[u.UserID]; !ok || list.stale {
-			done.add(func() { s.resyncs.heard(u.UserID, math.MaxInt64) })
+			s.heard(u.UserID, math.MaxInt64, done)
 		} else if err := putCrossKeys(tx, u.UserID, keys); err != nil {
 			return err
 		}
@@ -200,18 +200,24 @@ func forgetRemote(tx *sqldb.Tx, user string) error {
 	return nil
 }
 
-// resyncs are the users whose lists are to be fetched, and what was heard of them meanwhile.
+// resyncs are the users whose lists are to be fetched, and those whose are being fetched.
 type resyncs struct {
-	mu     sync.Mutex
-	waits  map[string]bool
-	newest map[string]int64 // stream ids heard while a fetch is under way
-	queue  chan string
+	mu       sync.Mutex
+	waits    map[string]bool
+	fetching map[string]*fetch
+	queue    chan string
+}
+
+// fetch is one on its way: what was heard of the user meanwhile.
+type fetch struct {
+	newest int64 // stream id of an update
+	again  bool  // another was asked for
 }
 
 const maxResyncs = 10_000
 
 func newResyncs() *resyncs {
-	return &resyncs{waits: map[string]bool{}, newest: map[string]int64{}, queue: make(chan string, maxResyncs)}
+	return &resyncs{waits: map[string]bool{}, fetching: map[string]*fetch{}, queue: make(chan string, maxResyncs)}
 }
 
 // add queues users that are not waiting. When the queue is full they wait for the next reason.
@@ -230,34 +236,47 @@ func (r *resyncs) add(users ...string) {
 	}
 }
 
-// heard notes an update that could not be applied.
-func (r *resyncs) heard(user string, stream int64) {
+// heard notes, in the update's transaction, that it could not be applied: a list that is stored after it must be newer.
+// After the commit the list is fetched.
+func (s *Service) heard(user string, stream int64, done *after) {
+	r := s.resyncs
 	r.mu.Lock()
-	if last, fetching := r.newest[user]; fetching {
-		r.newest[user] = max(last, stream)
+	if f := r.fetching[user]; f != nil {
+		f.newest = max(f.newest, stream)
 	}
 	r.mu.Unlock()
-	r.add(user)
+	done.add(func() { r.add(user) })
 }
 
-// begin takes a user out of the queue; from now on updates are noted.
-func (r *resyncs) begin(user string) {
+// begin takes a user out of the queue. It is false while the list is being fetched: it will be once more.
+func (r *resyncs) begin(user string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.waits, user)
-	r.newest[user] = -1
+	if f := r.fetching[user]; f != nil {
+		f.again = true
+		return false
+	}
+	r.fetching[user] = &fetch{newest: -1}
+	return true
 }
 
+// missed reports whether an update newer than the list was heard since begin.
 func (r *resyncs) missed(user string, stream int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.newest[user] > stream
+	f := r.fetching[user]
+	return f != nil && f.newest > stream
 }
 
 func (r *resyncs) end(user string) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.newest, user)
+	again := r.fetching[user].again
+	delete(r.fetching, user)
+	r.mu.Unlock()
+	if again {
+		r.add(user)
+	}
 }
 
 // work fetches lists until ctx ends.
@@ -274,20 +293,13 @@ func (s *Service) work(ctx context.Context) error {
 	}
 }
 
-// resync fetches the list of another server's user, if a room is shared with them.
+// resync fetches the list of another server's user, if a room is shared with them and it is not known.
 func (s *Service) resync(ctx context.Context, userID string) error {
-	s.resyncs.begin(userID)
-	defer s.resyncs.end(userID)
-	if s.o.Remote == nil {
+	if s.o.Remote == nil || !s.resyncs.begin(userID) {
 		return nil
 	}
-	var shared bool
-	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		rooms, err := s.o.Rooms.SharedRooms(tx, userID)
-		shared = len(rooms) > 0
-		return err
-	})
-	if err != nil || !shared {
+	defer s.resyncs.end(userID)
+	if needed, err := s.needsFetch(ctx, userID); err != nil || !needed {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
@@ -301,6 +313,19 @@ func (s *Service) resync(ctx context.Context, userID string) error {
 		return err
 	}
 	return s.storeRemote(ctx, userID, &got)
+}
+
+func (s *Service) needsFetch(ctx context.Context, userID string) (needed bool, err error) {
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		lists, err := readRemote(tx, []string{userID})
+		if list, ok := lists[userID]; err != nil || ok && !list.stale {
+			return err
+		}
+		rooms, err := s.o.Rooms.SharedRooms(tx, userID)
+		needed = len(rooms) > 0
+		return err
+	})
+	return needed, err
 }
 
 // fetched is the list of another server's user, checked.
