@@ -79,7 +79,7 @@ func (s *Sync) answer(ctx context.Context, q *request, at token) (body []byte, s
 	}
 	a.sharePresence()
 	body, some = a.encode()
-	q.seen.offer(at, a.given)
+	q.seen.Offer(at, a.given)
 	return body, some, nil
 }
 

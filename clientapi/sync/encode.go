@@ -6,6 +6,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"knock/clientapi/syncread"
 	"knock/internal/account"
 	"knock/internal/pushrules"
 	"knock/roomserver/event"
@@ -34,7 +35,7 @@ func (r *room) encode(dst []byte) []byte {
 	if !some {
 		return dst[:begin]
 	}
-	return append(closed(dst, '}'), ',')
+	return append(syncread.Closed(dst, '}'), ',')
 }
 
 func (r *room) appendTimeline(dst []byte) []byte {
@@ -42,7 +43,7 @@ func (r *room) appendTimeline(dst []byte) []byte {
 	for _, e := range r.timeline {
 		dst = append(append(dst, e...), ',')
 	}
-	dst = append(closed(dst, ']'), `,"limited":`...)
+	dst = append(syncread.Closed(dst, ']'), `,"limited":`...)
 	dst = strconv.AppendBool(dst, r.limited)
 	if r.prevBatch != "" {
 		dst = event.AppendString(append(dst, `,"prev_batch":`...), r.prevBatch)
@@ -56,7 +57,7 @@ func appendEvents(dst []byte, events []json.RawMessage) []byte {
 	for _, e := range events {
 		dst = append(append(dst, e...), ',')
 	}
-	return append(closed(dst, ']'), "},"...)
+	return append(syncread.Closed(dst, ']'), "},"...)
 }
 
 // appendCounts appends the unread counts: of the main timeline and of each
@@ -77,7 +78,7 @@ func (r *room) appendCounts(dst []byte) []byte {
 	for root, n := range c.Threads {
 		dst = append(appendCount(append(event.AppendString(dst, root), ':'), n), ',')
 	}
-	return append(closed(dst, '}'), ',')
+	return append(syncread.Closed(dst, '}'), ',')
 }
 
 func appendCount(dst []byte, c pushrules.Count) []byte {
@@ -92,18 +93,11 @@ func (r *room) accountData() (events []json.RawMessage) {
 	if f.rooms.has(r.id) {
 		for _, d := range r.a.data[r.id] {
 			if f.hasType(d.Type) {
-				events = append(events, typed(d.Type, d.Content))
+				events = append(events, syncread.Typed(d.Type, d.Content))
 			}
 		}
 	}
 	return events
-}
-
-// typed is an event of a type and a content alone.
-func typed(typ string, content json.RawMessage) json.RawMessage {
-	b := append(make([]byte, 0, len(typ)+len(content)+24), `{"content":`...)
-	b = append(append(b, content...), `,"type":`...)
-	return append(event.AppendString(b, typ), '}')
 }
 
 // picked returns the fields of an event that the client wants.
@@ -149,10 +143,10 @@ func (a *answer) appendRooms(b []byte) []byte {
 	}{{"join", a.join}, {"invite", a.invite}, {"knock", a.knock}, {"leave", a.leave}} {
 		if len(s.data) > 0 {
 			b = append(append(event.AppendString(b, s.name), ':', '{'), s.data...)
-			b = append(closed(b, '}'), ',')
+			b = append(syncread.Closed(b, '}'), ',')
 		}
 	}
-	return append(closed(b, '}'), ',')
+	return append(syncread.Closed(b, '}'), ',')
 }
 
 // globalData returns the user's account data, push rules among them.
@@ -160,11 +154,11 @@ func (a *answer) globalData() (events []json.RawMessage) {
 	f := &a.q.filter.accountData
 	for _, d := range a.data[""] {
 		if f.hasType(d.Type) {
-			events = append(events, typed(d.Type, d.Content))
+			events = append(events, syncread.Typed(d.Type, d.Content))
 		}
 	}
 	if a.rules != nil && f.hasType(typePushRules) {
-		events = append(events, typed(typePushRules, a.rules))
+		events = append(events, syncread.Typed(typePushRules, a.rules))
 	}
 	return events
 }
@@ -178,9 +172,9 @@ func (a *answer) appendKeys(b []byte) []byte {
 	for alg, n := range a.keys {
 		b = append(strconv.AppendInt(append(event.AppendString(b, alg), ':'), n, 10), ',')
 	}
-	b = append(closed(b, '}'), `,"device_unused_fallback_key_types":[`...)
+	b = append(syncread.Closed(b, '}'), `,"device_unused_fallback_key_types":[`...)
 	for _, alg := range a.fallback {
 		b = append(event.AppendString(b, alg), ',')
 	}
-	return closed(b, ']')
+	return syncread.Closed(b, ']')
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"knock/clientapi/syncread"
 	"knock/roomserver/event"
 )
 
@@ -82,14 +83,5 @@ func (f *fields) pick(dst []byte, object gjson.Result) []byte {
 		}
 		return true
 	})
-	return closed(dst, '}')
-}
-
-// closed replaces a comma at the end by the closing character.
-func closed(dst []byte, c byte) []byte {
-	if n := len(dst) - 1; dst[n] == ',' {
-		dst[n] = c
-		return dst
-	}
-	return append(dst, c)
+	return syncread.Closed(dst, '}')
 }

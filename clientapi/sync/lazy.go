@@ -1,49 +1,11 @@
 package sync
 
 import (
-	"knock/internal/sqldb"
+	"knock/clientapi/syncread"
 	"knock/roomserver/auth"
 	"knock/roomserver/state"
 	"knock/roomserver/store"
 )
-
-// plainState is the part of a room's state that is not about members.
-type plainState struct {
-	set     *state.Set
-	entries []state.Entry
-}
-
-// plainState returns the entries of a state that are not member events. It is
-// remembered for each room and follows the state by what changed.
-func (a *answer) plainState(tx *sqldb.Tx, room int64, set *state.Set) ([]state.Entry, error) {
-	old, ok := a.plain.Get(room)
-	if ok && old.set == set {
-		return old.entries, nil
-	}
-	changes := state.Changes(old.set, set)
-	tuples := make([]int64, len(changes))
-	changed := make(map[int64]bool, len(changes))
-	for i, e := range changes {
-		tuples[i], changed[e.Tuple] = e.Tuple, true
-	}
-	names, err := a.o.Rooms.Store.Tuples(tx, tuples)
-	if err != nil {
-		return nil, err
-	}
-	now := plainState{set: set}
-	for _, e := range old.entries {
-		if !changed[e.Tuple] {
-			now.entries = append(now.entries, e)
-		}
-	}
-	for _, e := range changes {
-		if e.Event != 0 && names[e.Tuple].Type != typeMember {
-			now.entries = append(now.entries, e)
-		}
-	}
-	a.plain.Put(room, now)
-	return now.entries, nil
-}
 
 // addMembers adds the members that a client needs that loads them lazily: those
 // whose events are in the timeline, those that name the room, and the user.
@@ -83,7 +45,7 @@ func (c *stateChange) addMember(user string) error {
 	if !ok {
 		return nil
 	}
-	if v := c.value(tuple, now); v != 0 && (c.full || !c.a.q.seen.has(memberHash(c.key.NID, tuple, now))) {
+	if v := c.value(tuple, now); v != 0 && (c.full || !c.a.q.seen.Has(syncread.MemberHash(c.key.NID, tuple, now))) {
 		c.list(v)
 	}
 	c.given(tuple, now)
@@ -93,7 +55,7 @@ func (c *stateChange) addMember(user string) error {
 // given notes that the client has a member's newest event.
 func (c *stateChange) given(tuple, event int64) {
 	if c.a.q.seen != nil {
-		c.a.given = append(c.a.given, memberHash(c.key.NID, tuple, event))
+		c.a.given = append(c.a.given, syncread.MemberHash(c.key.NID, tuple, event))
 	}
 }
 

@@ -5,9 +5,9 @@ import (
 	"maps"
 	"slices"
 
+	"knock/clientapi/syncread"
 	"knock/internal/ephemeral"
 	"knock/internal/sqldb"
-	"knock/roomserver/event"
 )
 
 // readEphemeral finds what passes in the rooms that the user is in.
@@ -71,11 +71,7 @@ func (r *room) ephemeral() (events []json.RawMessage) {
 	a := r.a
 	if users, ok := a.typing[r.id]; ok && a.wantsEphemeral(r.id, typeTyping) {
 		users = slices.DeleteFunc(slices.Clone(users), a.ignores)
-		b := []byte(`{"user_ids":[`)
-		for _, u := range users {
-			b = append(event.AppendString(b, u), ',')
-		}
-		events = append(events, typed(typeTyping, append(closed(b, ']'), '}')))
+		events = append(events, syncread.Typing(users))
 	}
 	if receipts := a.receipts[r.id]; len(receipts) > 0 && a.wantsEphemeral(r.id, typeReceipt) {
 		receipts = slices.DeleteFunc(receipts, func(rc ephemeral.Receipt) bool { return a.ignores(rc.User) })
@@ -84,7 +80,7 @@ func (r *room) ephemeral() (events []json.RawMessage) {
 			return events // strings and numbers can be encoded: it cannot be
 		}
 		for _, c := range contents {
-			events = append(events, typed(typeReceipt, c))
+			events = append(events, syncread.Typed(typeReceipt, c))
 		}
 	}
 	return events

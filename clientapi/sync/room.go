@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"slices"
 
+	"knock/clientapi/syncread"
 	"knock/internal/sqldb"
 	"knock/roomserver"
-	"knock/roomserver/event"
 	"knock/roomserver/store"
 )
 
@@ -61,7 +61,10 @@ func (r *room) look(ctx context.Context, to int64) (err error) {
 			return err
 		}
 	}
-	return r.page(ctx)
+	err = r.page(ctx)
+	// What the client may have of an earlier stay does not go on here.
+	r.limited = r.limited || r.newly && r.a.from > 0
+	return err
 }
 
 // pageSize and maxSearched bound how far the timelines of an answer are searched
@@ -120,7 +123,7 @@ func (r *room) read(tx *sqldb.Tx) error {
 		return nil
 	}
 	if r.left == nil {
-		if own, err := a.ownMember(tx, r.after.State); err != nil || membership(own) != store.Join {
+		if own, err := a.ownMember(tx, r.after.State); err != nil || syncread.Membership(own) != store.Join {
 			r.events, r.limited, r.full = nil, false, false // they came or went just now
 			return err
 		}
@@ -146,7 +149,7 @@ func (r *room) read(tx *sqldb.Tx) error {
 // says so.
 func (r *room) readOutside(tx *sqldb.Tx) (err error) {
 	own := r.left.own
-	if m := membership(own); m == store.Leave || m == store.Ban {
+	if m := syncread.Membership(own); m == store.Leave || m == store.Ban {
 		if r.a.q.filter.timeline.hasEvent(own.Event) && r.a.q.filter.timeline.rooms.has(r.id) {
 			r.timeline, err = r.a.render(tx, []*store.Stored{own})
 		}
@@ -187,15 +190,7 @@ func (a *answer) render(tx *sqldb.Tx, events []*store.Stored) ([]json.RawMessage
 		}
 		return out, nil
 	}
-	v := roomserver.Viewer{User: a.q.user, Device: a.q.device}
-	var extra func(*store.Stored, *event.ClientOptions)
-	if older := a.mayHaveRelations(events); a.o.Bundle != nil && len(older) > 0 {
-		var err error
-		if extra, err = a.o.Bundle(tx, v, older); err != nil {
-			return nil, err
-		}
-	}
-	out, err := a.o.Rooms.Render(tx, v, events, false, extra)
+	out, err := a.reader.Timeline(tx, a.viewer(), events, a.at.pos)
 	if err == nil && a.q.filter.fields != nil {
 		for i := range out {
 			out[i] = a.picked(out[i])
@@ -204,34 +199,18 @@ func (a *answer) render(tx *sqldb.Tx, events []*store.Stored) ([]json.RawMessage
 	return out, err
 }
 
-// mayHaveRelations leaves out a newest event of all: nothing can relate to it
-// yet. It spares a statement where one message wakes a thousand syncs.
-func (a *answer) mayHaveRelations(events []*store.Stored) []*store.Stored {
-	if n := len(events) - 1; n >= 0 && events[n].Pos == a.at.pos {
-		return events[:n]
-	}
-	return events
+func (a *answer) viewer() roomserver.Viewer {
+	return roomserver.Viewer{User: a.q.user, Device: a.q.device}
 }
 
-// renderState encodes events of the state. What they replaced is not told: that
-// is for the timeline.
+// renderState encodes events of the state as the filter wants them.
 func (a *answer) renderState(tx *sqldb.Tx, events []*store.Stored) ([]json.RawMessage, error) {
-	out := make([]json.RawMessage, 0, len(events))
-	now := a.o.Clock.Millis()
-	for _, e := range events {
-		switch {
-		case a.q.filter.federation:
-			out = append(out, a.picked(e.Event.JSON()))
-		case e.RedactedBy != 0:
-			one, err := a.render(tx, []*store.Stored{e})
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, one...)
-		default:
-			raw := e.Event.AppendClient(make([]byte, 0, len(e.Event.JSON())), event.ClientOptions{HasAge: true, Age: max(0, now-e.TS)})
-			out = append(out, a.picked(raw))
-		}
+	if a.q.filter.federation {
+		return a.render(tx, events)
 	}
-	return out, nil
+	out, err := a.reader.State(tx, a.viewer(), events, a.at.pos)
+	for i := range out {
+		out[i] = a.picked(out[i])
+	}
+	return out, err
 }

@@ -3,9 +3,8 @@ package sync
 import (
 	"context"
 
+	"knock/clientapi/syncread"
 	"knock/internal/sqldb"
-	"knock/roomserver"
-	"knock/roomserver/auth"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
 )
@@ -117,12 +116,12 @@ func (st *standing) settle(tx *sqldb.Tx, a *answer) error {
 	if err != nil {
 		return err
 	}
-	st.before = membership(was)
+	st.before = syncread.Membership(was)
 	if st.is != nil {
 		if st.own, err = a.ownMember(tx, st.is); err != nil {
 			return err
 		}
-		st.now, st.changed = membership(st.own), !same(was, st.own)
+		st.now, st.changed = syncread.Membership(st.own), !same(was, st.own)
 		st.row.Event, st.row.State, st.row.Forgotten = 0, st.now, false
 		if st.own != nil {
 			st.row.Event = st.own.NID
@@ -131,7 +130,7 @@ func (st *standing) settle(tx *sqldb.Tx, a *answer) error {
 		return err
 	}
 	if st.now == store.Leave || st.now == store.Ban {
-		st.exit, err = a.lastExit(tx, st.own)
+		st.exit, err = a.reader.LastExit(tx, st.own, a.q.user)
 	}
 	return err
 }
@@ -140,44 +139,7 @@ func same(a, b *store.Stored) bool { return a == b || a != nil && b != nil && a.
 
 // ownMember returns the user's own member event in a state, or nil.
 func (a *answer) ownMember(tx *sqldb.Tx, ref *store.Ref) (*store.Stored, error) {
-	if ref == nil {
-		return nil, nil
-	}
-	return a.o.Rooms.StateEvent(tx, roomserver.View{State: ref}, typeMember, a.q.user)
-}
-
-func membership(e *store.Stored) store.Membership {
-	if e == nil {
-		return store.NoMembership
-	}
-	return store.ParseMembership(auth.Membership(e.Event))
-}
-
-// maxExits bounds the memberships that are followed back to the end of a stay.
-const maxExits = 16
-
-// lastExit returns the event with which the user's last stay ended: own, or one
-// that own came after, as when a user who has left is banned. It is nil when the
-// user was not in the room.
-func (a *answer) lastExit(tx *sqldb.Tx, own *store.Stored) (*store.Stored, error) {
-	for range maxExits {
-		if own == nil || own.Flags&store.Outlier != 0 {
-			return nil, nil
-		}
-		before, err := a.o.Rooms.Store.Set(tx, own.State)
-		if err != nil {
-			return nil, err
-		}
-		prev, err := a.ownMember(tx, before)
-		if err != nil {
-			return nil, err
-		}
-		if membership(prev) == store.Join {
-			return own, nil
-		}
-		own = prev
-	}
-	return nil, nil
+	return a.reader.Member(tx, ref, a.q.user)
 }
 
 // placeLeft adds a room that the user left, or was never in and is banned from.
@@ -231,6 +193,6 @@ func (a *answer) tellOther(tx *sqldb.Tx, st *standing) error {
 	for _, e := range list {
 		b = append(append(b, e...), ',')
 	}
-	*dst = append(closed(b, ']'), "}},"...)
+	*dst = append(syncread.Closed(b, ']'), "}},"...)
 	return nil
 }

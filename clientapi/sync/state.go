@@ -80,7 +80,7 @@ func (c *stateChange) changes() ([]state.Entry, map[int64]store.Tuple, error) {
 	after := c.after.State
 	switch {
 	case c.full && c.a.q.filter.state.lazy:
-		entries, err := c.a.plainState(c.tx, c.key.NID, after.Set)
+		entries, err := c.a.reader.Plain(c.tx, c.key.NID, after.Set)
 		return entries, nil, err
 	case c.full:
 		return after.Set.Entries(), nil, nil

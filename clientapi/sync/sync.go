@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"knock/clientapi/syncread"
 	"knock/internal/account"
 	"knock/internal/cache"
 	"knock/internal/clock"
@@ -27,8 +28,6 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/stream"
 	"knock/roomserver"
-	"knock/roomserver/event"
-	"knock/roomserver/store"
 )
 
 // KeyCounts tells a device how many of its one-time keys are left.
@@ -52,7 +51,7 @@ type Options struct {
 	Keys KeyCounts // nil: no device has keys
 	// Bundle returns what else timeline events carry for a viewer, such as
 	// aggregations of relations; nil: nothing.
-	Bundle func(tx *sqldb.Tx, v roomserver.Viewer, events []*store.Stored) (func(*store.Stored, *event.ClientOptions), error)
+	Bundle syncread.Bundle
 
 	Clock      clock.Clock           // nil: the system's
 	Registerer prometheus.Registerer // nil: no metrics
@@ -64,8 +63,7 @@ type Sync struct {
 	boot    string // names this start in tokens
 	filters *cache.Cache[string, *filter]
 	devices *cache.Cache[string, *device]
-	plain   *cache.Cache[int64, plainState]
-	heroes  *cache.Cache[int64, heroList]
+	reader  *syncread.Reader
 }
 
 // New makes a Sync.
@@ -78,11 +76,12 @@ func New(o Options) *Sync {
 		filters: cache.New(cache.Options[string, *filter]{Name: "sync_filters", Entries: 10_000, Bytes: 8 << 20, Registerer: o.Registerer,
 			Cost: func(k string, f *filter) int64 { return int64(len(k)) + f.cost }}),
 		devices: cache.New(cache.Options[string, *device]{Name: "sync_devices", Entries: 4096, Registerer: o.Registerer}),
-		plain: cache.New(cache.Options[int64, plainState]{Name: "sync_plain_state", Entries: 20_000, Bytes: 32 << 20, Registerer: o.Registerer,
-			Cost: func(_ int64, p plainState) int64 { return int64(16*len(p.entries)) + 64 }}),
-		heroes: cache.New(cache.Options[int64, heroList]{Name: "sync_heroes", Entries: 20_000, Registerer: o.Registerer}),
+		reader:  syncread.New(syncread.Options{Rooms: o.Rooms, Bundle: o.Bundle, Clock: o.Clock, Registerer: o.Registerer}),
 	}
 }
+
+// Reader is what reads rooms, for sliding sync to share.
+func (s *Sync) Reader() *syncread.Reader { return s.reader }
 
 // Routes is the route table.
 func (s *Sync) Routes() []httpx.Route {
@@ -207,6 +206,6 @@ func (s *Sync) nothing(ctx context.Context, q *request) (any, error) {
 		}
 	}
 	body, _ := a.encode()
-	q.seen.offer(a.at, nil)
+	q.seen.Offer(a.at, nil)
 	return httpx.Raw(body), nil
 }

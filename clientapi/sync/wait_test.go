@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"knock/clientapi/syncread"
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/roomserver"
@@ -201,11 +202,12 @@ func TestBundles(t *testing.T) {
 	each(t, func(g *rig) {
 		a := g.user("a")
 		room := g.create(roomserver.CreateRequest{Creator: a})
-		g.sync.o.Bundle = func(_ *sqldb.Tx, v roomserver.Viewer, events []*store.Stored) (func(*store.Stored, *event.ClientOptions), error) {
+		bundle := func(_ *sqldb.Tx, v roomserver.Viewer, events []*store.Stored) (func(*store.Stored, *event.ClientOptions), error) {
 			expect(g.t, "viewer", v, roomserver.Viewer{User: a, Device: "D"})
 			expect(g.t, "all but the newest", len(events), 1)
 			return func(e *store.Stored, o *event.ClientOptions) { o.Relations = []byte(`{"n":1}`) }, nil
 		}
+		g.sync.reader = syncread.New(syncread.Options{Rooms: g.rooms, Bundle: bundle})
 		g.say(room, a, "1")
 		g.say(room, a, "2")
 		res := g.get(a+"/D", "filter", `{"room":{"timeline":{"limit":2}}}`)
