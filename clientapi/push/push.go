@@ -55,10 +55,11 @@ func kind(r *httpx.Request) (pushrules.Kind, error) {
 	return k, nil
 }
 
+// rule returns the rule of the path. Of a kind that there is not, there is none.
 func (a *API) rule(ctx context.Context, r *httpx.Request) (pushrules.Rule, error) {
 	k, err := kind(r)
 	if err != nil {
-		return pushrules.Rule{}, err
+		return pushrules.Rule{}, matrixerr.NotFound("The push rule was not found.").With(err)
 	}
 	return a.rules.Rule(ctx, r.Caller.UserID, k, r.Vars["ruleId"])
 }

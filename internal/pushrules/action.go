@@ -1,6 +1,7 @@
 package pushrules
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 
@@ -32,52 +33,55 @@ func (o *Outcome) flags() int64 {
 	return flagNotify
 }
 
-// parseActions returns the outcome of a rule's actions and the actions without
-// the historical ones. Errors are for the client.
-func parseActions(raw json.RawMessage) (Outcome, json.RawMessage, error) {
+// parseActions returns the outcome of a rule's actions. Errors are for the client.
+func parseActions(raw json.RawMessage) (Outcome, error) {
 	var list []json.RawMessage
 	if err := json.Unmarshal(raw, &list); err != nil || list == nil {
-		return Outcome{}, nil, matrixerr.BadJSON("actions must be an array")
+		return Outcome{}, matrixerr.BadJSON("actions must be an array")
 	}
 	var o Outcome
-	kept := make([]json.RawMessage, 0, len(list))
 	for _, action := range list {
-		keep, err := o.apply(action)
-		if err != nil {
-			return Outcome{}, nil, err
-		}
-		if keep {
-			kept = append(kept, action)
+		if err := o.apply(action); err != nil {
+			return Outcome{}, err
 		}
 	}
 	o.Highlight = o.Highlight && o.Notify
-	clean, err := json.Marshal(kept)
-	return o, clean, err
+	return o, nil
 }
 
-// apply adds one action to the outcome. It reports false for the historical
-// actions, which are dropped.
-func (o *Outcome) apply(action json.RawMessage) (bool, error) {
+// checkActions returns the actions as they are stored: all that were given, the
+// historical ones too, which clients look for and which do nothing.
+func checkActions(raw json.RawMessage) (json.RawMessage, error) {
+	if _, err := parseActions(raw); err != nil {
+		return nil, err
+	}
+	var compact bytes.Buffer
+	err := json.Compact(&compact, raw)
+	return compact.Bytes(), err
+}
+
+// apply adds one action to the outcome.
+func (o *Outcome) apply(action json.RawMessage) error {
 	var name string
 	if json.Unmarshal(action, &name) == nil {
 		switch name {
 		case "notify":
 			o.Notify = true
-			return true, nil
+			return nil
 		case "dont_notify", "coalesce":
-			return false, nil
+			return nil
 		}
-		return false, matrixerr.InvalidParam(fmt.Sprintf("%q is not an action; use \"notify\" or an object with set_tweak", name))
+		return matrixerr.InvalidParam(fmt.Sprintf("%q is not an action; use \"notify\" or an object with set_tweak", name))
 	}
 	var tweak struct {
 		Name  string          `json:"set_tweak"`
 		Value json.RawMessage `json:"value"`
 	}
 	if json.Unmarshal(action, &tweak) != nil || tweak.Name == "" {
-		return false, matrixerr.InvalidParam("An action must be a string or an object with a set_tweak string")
+		return matrixerr.InvalidParam("An action must be a string or an object with a set_tweak string")
 	}
 	o.setTweak(tweak.Name, tweak.Value)
-	return true, nil
+	return nil
 }
 
 func (o *Outcome) setTweak(name string, value json.RawMessage) {

@@ -35,7 +35,7 @@ func compileConditions(raw json.RawMessage) []condition {
 }
 
 func outcomeOf(id string, actions json.RawMessage) *Outcome {
-	o, _, err := parseActions(actions)
+	o, err := parseActions(actions)
 	if err != nil {
 		o = Outcome{}
 	}

@@ -8,6 +8,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+
+	"knock/internal/sqldb"
+	"knock/internal/sqldb/sqldbtest"
+	"knock/internal/stream"
 )
 
 // occurrence makes an event in a room of three, where nobody may notify @room.
@@ -413,7 +418,7 @@ func TestRenderRoundTrip(t *testing.T) {
 	}
 	o := g.Global.Override
 	if o[0].ID != master || o[1].ID != "mine" || string(o[1].Conditions) != "[]" ||
-		string(o[1].Actions) != `[{"set_tweak":"highlight","value":false}]` {
+		string(o[1].Actions) != `["dont_notify",{"set_tweak":"highlight","value":false}]` {
 		t.Errorf("override rules: %+v", o[:2])
 	}
 	if !strings.Contains(string(got), `"value":"@a\"lice:x"`) {
@@ -422,4 +427,40 @@ func TestRenderRoundTrip(t *testing.T) {
 	if len(o) != 11 || len(g.Global.Underride) != 5 || len(g.Global.Content) != 1 || g.Global.Room == nil {
 		t.Errorf("%d override, %d underride, %d content rules", len(o), len(g.Global.Underride), len(g.Global.Content))
 	}
+}
+
+func TestCopyRoom(t *testing.T) {
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
+		hub := stream.New(0)
+		s := New(Options{DB: db, Hub: hub, Log: logrus.NewEntry(logrus.New())})
+		rule := func(room string) string {
+			r, err := s.Rule(t.Context(), "@a:x", Room, room)
+			if err != nil {
+				return err.Error()
+			}
+			return string(r.Actions)
+		}
+		copied := func(from, to string) {
+			t.Helper()
+			if err := s.CopyRoom(t.Context(), "@a:x", from, to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		copied("!old:x", "!new:x")
+		if hub.LastUser("@a:x") != 0 {
+			t.Error("nothing to copy is a change")
+		}
+		for room, actions := range map[string]string{"!old:x": `["dont_notify"]`, "!other:x": `["notify"]`} {
+			if err := s.Put(t.Context(), "@a:x", Room, room, &Definition{Actions: json.RawMessage(actions)}, "", ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		copied("!old:x", "!new:x")
+		copied("!other:x", "!new:x")
+		for _, room := range []string{"!old:x", "!new:x"} {
+			if got := rule(room); got != `["dont_notify"]` {
+				t.Errorf("%s: %s", room, got)
+			}
+		}
+	})
 }

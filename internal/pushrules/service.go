@@ -156,6 +156,23 @@ func (s *Service) SetActions(ctx context.Context, user string, k Kind, id string
 	return s.change(ctx, user, func(st *stored) error { return st.setActions(k, id, actions) })
 }
 
+// CopyRoom gives a user's rule for a room to the room that replaces it (Client-Server
+// API, "Room Upgrades"). A rule that the user has for the new room stays.
+func (s *Service) CopyRoom(ctx context.Context, user, from, to string) error {
+	err := s.change(ctx, user, func(st *stored) error {
+		if !st.copyRoom(from, to) {
+			return errNothing
+		}
+		return nil
+	})
+	if errors.Is(err, errNothing) {
+		return nil
+	}
+	return err
+}
+
+var errNothing = errors.New("there is nothing to change")
+
 // DeleteUser forgets a deactivated user's rules.
 func (s *Service) DeleteUser(ctx context.Context, user string) error {
 	lock := s.lock(user)

@@ -93,7 +93,7 @@ func (d *Definition) check(k Kind, id string) (customRule, error) {
 		return c, matrixerr.MissingParam("actions is missing")
 	}
 	var err error
-	if _, c.Actions, err = parseActions(d.Actions); err != nil {
+	if c.Actions, err = checkActions(d.Actions); err != nil {
 		return c, err
 	}
 	switch {
@@ -191,6 +191,19 @@ func (st *stored) place(k Kind, id, before, after string) (int, error) {
 
 var errNoRule = matrixerr.NotFound("The push rule was not found.")
 
+// copyRoom gives a room the rule of another that it replaces, unless it has one.
+// It reports whether there was anything to do.
+func (st *stored) copyRoom(from, to string) bool {
+	at := st.find(Room, from)
+	if at < 0 || st.find(Room, to) >= 0 {
+		return false
+	}
+	rule := st.Custom[Room][at]
+	rule.ID = to
+	st.Custom[Room] = slices.Insert(st.Custom[Room], at, rule)
+	return true
+}
+
 func (st *stored) delete(k Kind, id string) error {
 	if findDefault(k, id) != nil {
 		return matrixerr.InvalidParam("A server-default rule cannot be deleted; disable it instead")
@@ -212,15 +225,15 @@ func (st *stored) setEnabled(k Kind, id string, on bool) error {
 }
 
 func (st *stored) setActions(k Kind, id string, actions json.RawMessage) error {
-	_, clean, err := parseActions(actions)
+	actions, err := checkActions(actions)
 	if err != nil {
 		return err
 	}
 	if at := st.find(k, id); at >= 0 {
-		st.Custom[k][at].Actions = clean
+		st.Custom[k][at].Actions = actions
 		return nil
 	}
-	return st.changeDefault(k, id, func(c *change) { c.Actions = clean })
+	return st.changeDefault(k, id, func(c *change) { c.Actions = actions })
 }
 
 func (st *stored) changeDefault(k Kind, id string, fn func(*change)) error {

@@ -9,9 +9,9 @@ var (
 	selectUnreadOne     = sqldb.Register("pushrules.unreadOne", unreadSQL(`= $2`, `= $5`))
 	selectExceptions    = sqldb.Register("pushrules.exceptions", exceptionsSQL(`= ANY($2::bigint[])`))
 	selectExceptionsOne = sqldb.Register("pushrules.exceptionsOne", exceptionsSQL(`= $2`))
-	deleteRoomTotals = sqldb.Register("pushrules.deleteRoomTotals", `DELETE FROM push_totals WHERE room = $1`)
-	deleteRoomHeads  = sqldb.Register("pushrules.deleteRoomHeads", `DELETE FROM push_heads WHERE room = $1`)
-	deleteRoomEvents = sqldb.Register("pushrules.deleteRoomEvents", `DELETE FROM push_events WHERE room = $1`)
+	deleteRoomTotals    = sqldb.Register("pushrules.deleteRoomTotals", `DELETE FROM push_totals WHERE room = $1`)
+	deleteRoomHeads     = sqldb.Register("pushrules.deleteRoomHeads", `DELETE FROM push_heads WHERE room = $1`)
+	deleteRoomEvents    = sqldb.Register("pushrules.deleteRoomEvents", `DELETE FROM push_events WHERE room = $1`)
 )
 
 func unreadSQL(rooms, senders string) string {
