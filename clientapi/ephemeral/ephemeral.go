@@ -167,7 +167,7 @@ func (a *API) setPresence(_ context.Context, r *httpx.Request) (any, error) {
 	if body.Presence == nil {
 		return nil, matrixerr.MissingParam("presence is missing")
 	}
-	return nil, a.o.Presence.Set(r.Caller.UserID, *body.Presence, body.Status)
+	return nil, a.o.Presence.Set(r.Caller.UserID, r.Caller.DeviceID, *body.Presence, body.Status)
 }
 
 // threadID is a thread_id in a receipt's body: a string that is not empty.

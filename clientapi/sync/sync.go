@@ -167,7 +167,7 @@ func (s *Sync) sync(ctx context.Context, r *httpx.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.o.Presence.Sync(q.user, q.presence)()
+	defer s.o.Presence.Sync(q.user, q.device, q.presence)()
 	q.seen = s.deviceOf(q)
 	wait, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()

@@ -87,7 +87,8 @@ type Presence struct {
 type entry struct {
 	State
 	remote bool
-	idle   bool // unavailable because nothing happened, not by the client's wish
+	device string // the one that was last active
+	idle   bool   // unavailable because nothing happened, not by the client's wish
 	seq    int64
 	syncs  int   // /sync requests under way
 	synced int64 // when the last one ended
@@ -115,9 +116,10 @@ func valid(presence string) bool {
 	return presence == Online || presence == Unavailable || presence == Offline
 }
 
-// Set is a local user's own word (PUT /presence/{userId}/status). A nil status
-// leaves it as it was. Errors: M_FORBIDDEN (switched off), M_INVALID_PARAM.
-func (p *Presence) Set(user, presence string, status *string) error {
+// Set is a local user's own word, on a device (PUT /presence/{userId}/status). A
+// nil status leaves it as it was. Errors: M_FORBIDDEN (switched off),
+// M_INVALID_PARAM.
+func (p *Presence) Set(user, device, presence string, status *string) error {
 	switch {
 	case !p.o.Enabled:
 		return matrixerr.Forbidden("Presence is switched off on this server")
@@ -135,13 +137,14 @@ func (p *Presence) Set(user, presence string, status *string) error {
 	if status != nil {
 		now.Status = *status
 	}
-	e.idle = false
+	e.device, e.idle = device, false
 	p.update(e, now)
 	return nil
 }
 
-// Active says that a local user did something, such as sending a message.
-func (p *Presence) Active(user string) {
+// Active says that a local user did something on a device, such as sending a
+// message.
+func (p *Presence) Active(user, device string) {
 	if !p.o.Enabled {
 		return
 	}
@@ -150,13 +153,13 @@ func (p *Presence) Active(user string) {
 	e := p.entry(user)
 	now := e.State
 	now.Presence, now.LastActive = Online, p.o.Clock.Millis()
-	e.idle, e.synced = false, now.LastActive
+	e.device, e.idle, e.synced = device, false, now.LastActive
 	p.update(e, now)
 }
 
-// Sync says that a local user syncs with a set_presence value ("" is online);
-// call done when the request ends. "offline" changes nothing.
-func (p *Presence) Sync(user, presence string) (done func()) {
+// Sync says that a local user's device syncs with a set_presence value ("" is
+// online); call done when the request ends. "offline" changes nothing.
+func (p *Presence) Sync(user, device, presence string) (done func()) {
 	if presence == "" {
 		presence = Online
 	}
@@ -167,7 +170,7 @@ func (p *Presence) Sync(user, presence string) (done func()) {
 	defer p.mu.Unlock()
 	e := p.entry(user)
 	e.syncs++
-	p.synced(e, presence)
+	p.synced(e, device, presence)
 	return func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -178,14 +181,14 @@ func (p *Presence) Sync(user, presence string) (done func()) {
 
 // synced takes a syncing client's wish. A client that says it is online does not
 // undo idleness: that takes activity.
-func (p *Presence) synced(e *entry, presence string) {
+func (p *Presence) synced(e *entry, device, presence string) {
 	now := e.State
 	switch {
-	case presence == Unavailable && e.CurrentlyActive: // another device is in use
+	case presence == Unavailable && e.CurrentlyActive && e.device != device: // another device is in use
 	case presence == Unavailable:
 		now.Presence, e.idle = Unavailable, false
 	case presence == Online && e.Presence == Offline:
-		now.Presence, now.LastActive = Online, p.o.Clock.Millis()
+		now.Presence, now.LastActive, e.device = Online, p.o.Clock.Millis(), device
 	case presence == Online && e.Presence == Unavailable && !e.idle:
 		now.Presence = Online
 	}

@@ -37,7 +37,7 @@ func TestPresence(t *testing.T) {
 		p.age()
 		p.tell()
 	}
-	done := p.Sync("@a:x", "")
+	done := p.Sync("@a:x", "D", "")
 	p.tell()
 	expect(t, "wakes those who share a room", hub.Ready("@b:x", 0, 0), true)
 	expect(t, "and nobody else", hub.Ready("@c:x", 0, 0), false)
@@ -46,24 +46,29 @@ func TestPresence(t *testing.T) {
 	expect(t, "told", out.take(), []string{"presence @a:x online"})
 
 	status := "busy"
-	must(t, p.Set("@a:x", Online, &status))
+	must(t, p.Set("@a:x", "D", Online, &status))
 	expect(t, "status", since("@b:x"), []string{"@a:x online busy true"})
 	pass(2 * time.Minute)
 	expect(t, "no longer active", since("@b:x"), []string{"@a:x online busy false"})
 	pass(4 * time.Minute)
 	expect(t, "idle", since("@b:x"), []string{"@a:x unavailable busy false"})
-	p.Sync("@a:x", Online)()
+	p.Sync("@a:x", "D", Online)()
 	expect(t, "a poll is no activity", len(since("@b:x")), 0)
-	p.Active("@a:x")
-	p.Active("@a:x")
+	p.Active("@a:x", "D")
+	p.Active("@a:x", "D")
 	expect(t, "active again", since("@b:x"), []string{"@a:x online busy true"})
-	p.Sync("@a:x", Unavailable)()
+	p.Sync("@a:x", "E", Unavailable)()
 	expect(t, "another device is in use", len(since("@b:x")), 0)
+	p.Sync("@a:x", "D", Unavailable)()
+	expect(t, "the device in use says idle", since("@b:x"), []string{"@a:x unavailable busy false"})
+	p.Active("@a:x", "D")
+	expect(t, "active once more", since("@b:x"), []string{"@a:x online busy true"})
 	pass(90 * time.Second)
-	p.Sync("@a:x", Unavailable)()
+	since("@b:x")
+	p.Sync("@a:x", "E", Unavailable)()
 	expect(t, "the client says idle", since("@b:x"), []string{"@a:x unavailable busy false"})
 	done()
-	p.Sync("@a:x", Offline)()
+	p.Sync("@a:x", "D", Offline)()
 	pass(31 * time.Second)
 	expect(t, "gone", since("@b:x"), []string{"@a:x offline busy false"})
 	expect(t, "who is offline is not news at first", len(p.Since("@b:x", 0, hub.Ephemeral())), 0)
@@ -83,7 +88,7 @@ func TestPresence(t *testing.T) {
 	if _, err := p.Get("@c:x", "@a:x"); err == nil {
 		t.Error("strangers see nothing")
 	}
-	if p.Set("@a:x", "dancing", nil) == nil || p.Remote("y", json.RawMessage(`[]`)) == nil {
+	if p.Set("@a:x", "D", "dancing", nil) == nil || p.Remote("y", json.RawMessage(`[]`)) == nil {
 		t.Error("junk must be refused")
 	}
 }
@@ -91,10 +96,10 @@ func TestPresence(t *testing.T) {
 func TestPresenceSwitchedOff(t *testing.T) {
 	hub := stream.New(0)
 	p := NewPresence(PresenceOptions{Hub: hub})
-	p.Sync("@a:x", "")()
-	p.Active("@a:x")
+	p.Sync("@a:x", "D", "")()
+	p.Active("@a:x", "D")
 	must(t, p.Remote("y", json.RawMessage(`{"push":[{"user_id":"@r:y","presence":"online"}]}`)))
-	if p.Set("@a:x", Online, nil) == nil || hub.Ephemeral() != 0 || len(p.Since("@a:x", 0, 9)) != 0 {
+	if p.Set("@a:x", "D", Online, nil) == nil || hub.Ephemeral() != 0 || len(p.Since("@a:x", 0, 9)) != 0 {
 		t.Error("presence is switched off")
 	}
 }
