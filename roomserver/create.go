@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"maps"
 
 	"knock/internal/sqldb"
 	"knock/roomserver/auth"
@@ -295,25 +296,17 @@ type MembershipRequest struct {
 	Membership             string // "join", "invite", "leave", "ban", "knock"
 	Reason                 string
 	IsDirect               bool
-	Content                map[string]json.RawMessage // beside what the server sets
+	Content                map[string]json.RawMessage // beside what the server sets; goes before the profile
 	Authoriser             string                     // who vouches for a join of a restricted room
 	Device, TxnID          string
 }
 
 const authoriserKey = "join_authorised_via_users_server"
 
-// memberContent returns the content of a member event of a user; local users
-// bring their profile.
+// memberContent returns the content of a member event of a user. Local users
+// bring their profile, unless the content says something else for this room.
 func (s *Server) memberContent(ctx context.Context, user string, q MembershipRequest) (json.RawMessage, error) {
 	content := map[string]json.RawMessage{}
-	for key, value := range q.Content {
-		content[key] = value
-	}
-	// Only servers say who vouches for a join; a client's word would be refused.
-	delete(content, authoriserKey)
-	if q.Authoriser != "" {
-		content[authoriserKey] = encode(q.Authoriser)
-	}
 	if s.Profiles != nil && s.IsLocal(user) && (q.Membership == auth.Join || q.Membership == auth.Invite || q.Membership == auth.Knock) {
 		name, avatar, err := s.Profiles.MemberProfile(ctx, user)
 		if err != nil {
@@ -325,6 +318,12 @@ func (s *Server) memberContent(ctx context.Context, user string, q MembershipReq
 		if avatar != "" {
 			content["avatar_url"] = encode(avatar)
 		}
+	}
+	maps.Copy(content, q.Content)
+	// Only servers say who vouches for a join; a client's word would be refused.
+	delete(content, authoriserKey)
+	if q.Authoriser != "" {
+		content[authoriserKey] = encode(q.Authoriser)
 	}
 	content["membership"] = encode(q.Membership)
 	if q.Reason != "" {

@@ -253,12 +253,16 @@ func (s *Server) StateAfter(tx *sqldb.Tx, e *store.Stored) (*store.Ref, error) {
 	return &store.Ref{NID: before.NID, Height: before.Height, Set: before.Set.With(e.Tuple, e.NID)}, nil
 }
 
-// StateAtPoint returns the state at a point: that after the nearest event of the
-// history before it, which is returned as well; nil before the oldest.
+// StateAtPoint returns the state at a point, that after the nearest event of the
+// history before it, and an event that says who may see it; nil in a room
+// without events.
 func (s *Server) StateAtPoint(tx *sqldb.Tx, room int64, p Point) (*store.Ref, *store.Stored, error) {
 	nids, err := s.Store.Page(tx, room, int64(p), true, 1)
-	if err != nil || len(nids) == 0 {
-		return store.EmptyState(), nil, err
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(nids) == 0 {
+		return s.firstState(tx, room, p)
 	}
 	e, err := s.Store.Event(tx, nids[0])
 	if err != nil {
@@ -266,6 +270,25 @@ func (s *Server) StateAtPoint(tx *sqldb.Tx, room int64, p Point) (*store.Ref, *s
 	}
 	ref, err := s.StateAfter(tx, e)
 	return ref, e, err
+}
+
+// firstState returns the oldest state after a point that no event precedes: what
+// the room was when this server came in, or, of a room that began here, what it
+// was once its creator had joined.
+func (s *Server) firstState(tx *sqldb.Tx, room int64, p Point) (*store.Ref, *store.Stored, error) {
+	nids, err := s.Store.Page(tx, room, int64(p)-1, false, 2)
+	if err != nil || len(nids) == 0 {
+		return store.EmptyState(), nil, err
+	}
+	events, err := s.Store.InOrder(tx, nids)
+	if err != nil {
+		return nil, nil, err
+	}
+	ref, err := s.Store.Set(tx, events[0].State)
+	if err == nil && ref.Set.Len() == 0 {
+		ref, err = s.StateAfter(tx, events[len(events)-1])
+	}
+	return ref, events[0], err
 }
 
 // SenderMembers returns the member events of the senders of events, each as it
