@@ -61,7 +61,8 @@ func (a *API) create(ctx context.Context, r *httpx.Request) (any, error) {
 		a.o.Log.WithError(err).WithField("room", id).Info("Not everybody could be invited to a new room")
 		a.inviteOthers(ctx, id, q)
 	}
-	return map[string]string{"room_id": id}, nil
+	a.carryOver(ctx, q.Creator, id)
+	return roomID(id), nil
 }
 
 // inviteOthers invites those who follow one that could not be invited.

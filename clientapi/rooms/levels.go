@@ -1,11 +1,15 @@
 package rooms
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
 	"strconv"
 	"strings"
 
+	"github.com/tidwall/gjson"
+
+	"knock/internal/matrixerr"
 	"knock/roomserver/auth"
 	"knock/roomserver/event"
 )
@@ -43,6 +47,25 @@ func (o object) levels(key string) map[string]int64 {
 		}
 	}
 	return out
+}
+
+// checkLevels refuses power levels that list creators, who rank above all (room
+// version 12).
+func (a *API) checkLevels(ctx context.Context, user, room string, content json.RawMessage) error {
+	if !a.o.Hub.IsJoined(user, room) {
+		return notIn
+	}
+	create, err := a.s.CurrentState(ctx, room, "m.room.create", "")
+	if err != nil || create == nil {
+		return fail(err)
+	}
+	users := gjson.GetBytes(content, "users")
+	for _, creator := range auth.Creators(create.Event) {
+		if users.Get(gjson.Escape(creator)).Exists() {
+			return matrixerr.InvalidParam(creator + " is a creator of the room and ranks above all power levels; leave them out of \"users\"")
+		}
+	}
+	return nil
 }
 
 // newLevels are the power levels of a room that replaces another.

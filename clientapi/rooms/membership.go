@@ -26,7 +26,8 @@ type memberBody struct {
 // maxVia bounds the servers that a client may name.
 const maxVia = 50
 
-// entry reads what /join and /knock share.
+// entry reads what /join and /knock share. What else a client writes goes into
+// the member event.
 func (a *API) entry(r *httpx.Request) (q roomserver.JoinRequest, err error) {
 	var body memberBody
 	if err := r.JSON(&body); err != nil {
@@ -34,6 +35,13 @@ func (a *API) entry(r *httpx.Request) (q roomserver.JoinRequest, err error) {
 	}
 	if len(body.ThirdPartySigned) > 0 && string(body.ThirdPartySigned) != "null" {
 		return q, matrixerr.New(http.StatusForbidden, "M_THREEPID_DENIED", "This server does not take part in third-party invites; ask for an invite of your user id")
+	}
+	content := map[string]json.RawMessage{}
+	if err := r.JSON(&content); err != nil {
+		return q, err
+	}
+	for _, key := range []string{"reason", "third_party_signed", "membership"} {
+		delete(content, key)
 	}
 	target := r.Vars["roomIdOrAlias"]
 	if target == "" {
@@ -43,7 +51,7 @@ func (a *API) entry(r *httpx.Request) (q roomserver.JoinRequest, err error) {
 		return q, matrixerr.InvalidParam(target + " is neither a room id (!…) nor an alias (#name:server)")
 	}
 	via := slices.Concat(r.QueryAll()["via"], r.QueryAll()["server_name"])
-	return roomserver.JoinRequest{RoomIDOrAlias: target, User: r.Caller.UserID, Via: via[:min(len(via), maxVia)], Reason: body.Reason}, nil
+	return roomserver.JoinRequest{RoomIDOrAlias: target, User: r.Caller.UserID, Via: via[:min(len(via), maxVia)], Reason: body.Reason, Content: content}, nil
 }
 
 func (a *API) join(ctx context.Context, r *httpx.Request) (any, error) {
@@ -66,9 +74,20 @@ func (a *API) join(ctx context.Context, r *httpx.Request) (any, error) {
 	}
 	room, err := a.s.Join(ctx, q)
 	if err != nil {
-		return nil, roomserver.MatrixError(err)
+		return nil, failJoin(err)
 	}
+	a.carryOver(ctx, q.User, room)
 	return roomID(room), nil
+}
+
+// failJoin tells a client no more than that they may not join: whether another
+// server might let them in is between servers.
+func failJoin(err error) error {
+	var m *matrixerr.Error
+	if errors.As(err, &m) && (m.Code == "M_UNABLE_TO_AUTHORISE_JOIN" || m.Code == "M_UNABLE_TO_GRANT_JOIN") {
+		return matrixerr.Forbidden("You are not allowed to join: no server that was asked could let you in.").With(err)
+	}
+	return roomserver.MatrixError(err)
 }
 
 func roomID(id string) any { return map[string]string{"room_id": id} }

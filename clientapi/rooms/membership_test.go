@@ -94,11 +94,15 @@ func TestKnockAndRestricted(t *testing.T) {
 			n.ok("alice", "POST", in(room, "invite"), `{"user_id":"@bob:hs"}`)
 			n.join("bob", room)
 			n.expect(403, "M_FORBIDDEN", "bob", "POST", v3+"knock/"+url.PathEscape(room), `{}`)
+			if info.KnockRestricted {
+				asked := n.create("alice", `{"room_version":"`+v+`","initial_state":[{"type":"m.room.join_rules","content":{"join_rule":"knock_restricted"}}]}`)
+				n.expect(403, "M_FORBIDDEN", "eve", "POST", in(asked, "join"), ``)
+			}
 			if info.Restricted {
 				inner := n.create("alice", fmt.Sprintf(`{"room_version":%q,"initial_state":[{"type":"m.room.join_rules","content":{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":%q}]}}]}`, v, room))
 				n.expect(403, "M_FORBIDDEN", "eve", "POST", in(inner, "join"), ``)
 				n.ok("bob", "PUT", in(inner, "state/m.room.member/@bob:hs"), `{"membership":"join"}`)
-				n.ok("bob", "PUT", in(inner, "state/m.room.member/@bob:hs"), `{"membership":"join","displayname":"Other"}`)
+				n.ok("bob", "PUT", in(inner, "state/m.room.member/@bob:hs"), `{"membership":"join","displayname":"Other","join_authorised_via_users_server":"unused"}`)
 				if m := n.content("alice", inner, "m.room.member/@bob:hs"); m["displayname"] != "Other" || m["avatar_url"] != "mxc://hs/bob" {
 					t.Errorf("version %s: %v", v, m)
 				}
@@ -124,6 +128,22 @@ func TestMembershipByState(t *testing.T) {
 		n.ok("bob", "PUT", path("bob"), `{"membership":"leave","reason":"bye"}`)
 		if m := n.content("alice", room, "m.room.member/@bob:hs"); len(m) != 2 || m["membership"] != "leave" {
 			t.Errorf("bob's leave says %v", m)
+		}
+	})
+}
+
+func TestJoinContent(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		room := n.create("alice", `{"preset":"public_chat","room_alias_name":"den"}`)
+		n.ok("bob", "POST", in(room, "join"), `{"foo":"bar","membership":"ban","join_authorised_via_users_server":"x"}`)
+		n.ok("carol", "POST", v3+"join/%23den:hs", `{"foo":{},"displayname":"C","reason":"r"}`)
+		for user, want := range map[string]string{
+			"bob":   "map[avatar_url:mxc://hs/bob displayname:BOB foo:bar membership:join]",
+			"carol": "map[avatar_url:mxc://hs/carol displayname:C foo:map[] membership:join reason:r]",
+		} {
+			if got := fmt.Sprint(n.content("alice", room, "m.room.member/@"+user+":hs")); got != want {
+				t.Errorf("%s: %s, want %s", user, got, want)
+			}
 		}
 	})
 }
@@ -168,7 +188,7 @@ func TestMembers(t *testing.T) {
 			"?at=" + at:                             then,
 			"?at=" + page["start"].(string):         then,
 			"?at=" + page["end"].(string):           "@alice join, @carol invite",
-			"?at=t-5":                               "",
+			"?at=t-5":                               "@alice join", // what the room began with
 		} {
 			if strings.HasSuffix(query, "=x") {
 				n.expect(400, "M_INVALID_PARAM", "alice", "GET", in(room, "members"+query), "")
@@ -220,7 +240,9 @@ func TestState(t *testing.T) {
 		n.expect(403, "M_FORBIDDEN", "eve", "GET", in(room, "state/m.room.topic"), "")
 		n.expect(403, "M_FORBIDDEN", "eve", "GET", in(room, "state"), "")
 		n.expect(403, "M_FORBIDDEN", "eve", "PUT", in(room, "state/m.room.topic"), `{}`)
-		n.expect(403, "M_FORBIDDEN", "alice", "PUT", in(room, "state/m.room.create"), `{}`)
+		n.expect(400, "M_INVALID_PARAM", "alice", "PUT", in(room, "state/m.room.create"), `{}`)
+		n.expect(400, "M_INVALID_PARAM", "alice", "PUT", in(room, "state/m.room.power_levels"), `{"users":{"@alice:hs":100}}`)
+		n.expect(403, "M_FORBIDDEN", "eve", "PUT", in(room, "state/m.room.power_levels"), `{"users":{"@alice:hs":100}}`)
 		n.expect(403, "M_FORBIDDEN", "alice", "PUT", in(room, "state/x.y/@bob:hs"), `{}`)
 		n.expect(400, "M_BAD_JSON", "alice", "PUT", in(room, "state/x.y"), `[]`)
 

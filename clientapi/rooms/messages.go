@@ -21,11 +21,11 @@ const (
 )
 
 func (a *API) messages(ctx context.Context, r *httpx.Request) (any, error) {
-	q, filter, err := a.historyRequest(ctx, r)
-	if err != nil {
+	if _, err := a.view(ctx, r); err != nil {
 		return nil, err
 	}
-	if _, err := a.view(ctx, r); err != nil {
+	q, filter, err := a.historyRequest(ctx, r)
+	if err != nil {
 		return nil, err
 	}
 	if !filter.room(q.RoomID) {
@@ -39,7 +39,7 @@ func (a *API) messages(ctx context.Context, r *httpx.Request) (any, error) {
 	if from := r.Query("from"); from != "" {
 		body = appendField([]byte{'{'}, "start", from)
 	}
-	if h.More {
+	if h.More || len(h.Events) > 0 { // after the last event others may come, or be let see
 		body = appendField(append(body, ','), "end", h.End.String())
 	}
 	err = a.o.DB.Read(ctx, func(tx *sqldb.Tx) error {

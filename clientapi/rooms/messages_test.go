@@ -145,11 +145,19 @@ func TestMessages(t *testing.T) {
 		if ids, _, page := n.page("alice", room, "dir=b&limit=2&from="+at); ids[1] != b || page["start"] != at {
 			t.Errorf("back from a sync token: %v", page)
 		}
-		if ids, end, _ := n.page("alice", room, "dir=f&from="+at); len(ids) != 1 || end != "" {
+		ids, end, _ := n.page("alice", room, "dir=f&from="+at)
+		if len(ids) != 1 || end == "" {
 			t.Errorf("forward from a sync token: %v %q", ids, end)
 		}
-		_, end, _ := n.page("alice", room, "dir=b&limit=2&from="+at)
-		if ids, _, _ := n.page("alice", room, "dir=b&to="+end); len(ids) != 3 || slices.Contains(ids, a) {
+		if ids, end, _ := n.page("alice", room, "dir=f&from="+end); len(ids) != 0 || end != "" {
+			t.Errorf("beyond the newest event: %v %q", ids, end)
+		}
+		next := n.say("alice", room, "newest")
+		if ids, _, _ := n.page("alice", room, "dir=f&from="+end); len(ids) != 1 || ids[0] != next {
+			t.Errorf("what is new after a page: %v", ids)
+		}
+		_, end, _ = n.page("alice", room, "dir=b&limit=2&from="+at)
+		if ids, _, _ := n.page("alice", room, "dir=b&to="+end); len(ids) != 4 || slices.Contains(ids, a) {
 			t.Errorf("back to a token: %v", ids)
 		}
 	})
@@ -175,6 +183,7 @@ func TestHistoryVisibility(t *testing.T) {
 		n.expect(404, "M_NOT_FOUND", "bob", "GET", in(room, "state/m.room.topic"), "")
 		n.ok("bob", "POST", in(room, "forget"), ``)
 		n.expect(403, "M_FORBIDDEN", "bob", "GET", in(room, "messages?dir=b"), "")
+		n.expect(403, "M_FORBIDDEN", "bob", "GET", in(room, "messages"), "")
 		n.expect(404, "M_NOT_FOUND", "bob", "GET", in(room, "event/"+url.PathEscape(during)), "")
 
 		n.setState("alice", room, "m.room.history_visibility", `{"history_visibility":"world_readable"}`)

@@ -30,7 +30,10 @@ type Options struct {
 	// Bundle returns what else events carry for a viewer, such as aggregations of
 	// relations; it may be nil.
 	Bundle func(tx *sqldb.Tx, v roomserver.Viewer, events []*store.Stored) (func(*store.Stored, *event.ClientOptions), error)
-	Log    *logrus.Entry // nil: silent
+	// Replaced is told of a user who came into a room that replaces another; it
+	// may be nil.
+	Replaced func(ctx context.Context, user, old, room string) error
+	Log      *logrus.Entry // nil: silent
 }
 
 // API serves rooms.

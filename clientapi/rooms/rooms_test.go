@@ -28,6 +28,8 @@ type node struct {
 	hub    *stream.Hub
 	router *httpx.Router
 	txn    atomic.Int64
+
+	replaced []string // rooms of which settings were taken along
 }
 
 func newNode(t testing.TB, db *sqldb.DB) *node {
@@ -43,8 +45,14 @@ func newNode(t testing.TB, db *sqldb.DB) *node {
 	if err := s.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	api := New(Options{ServerName: "hs", Rooms: s, DB: db, Hub: hub, SyncPosition: syncPosition})
-	return &node{t: t, s: s, hub: hub, router: httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: authenticate})}
+	n := &node{t: t, s: s, hub: hub}
+	api := New(Options{ServerName: "hs", Rooms: s, DB: db, Hub: hub, SyncPosition: syncPosition,
+		Replaced: func(_ context.Context, user, old, room string) error {
+			n.replaced = append(n.replaced, user+" "+old+" "+room)
+			return nil
+		}})
+	n.router = httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: authenticate})
+	return n
 }
 
 func syncPosition(token string) (pos int64, ok bool) {
@@ -249,12 +257,22 @@ func TestRedact(t *testing.T) {
 			room := n.create("alice", `{"preset":"public_chat","room_version":"`+v+`"}`)
 			n.join("bob", room)
 			id, bobs := n.say("alice", room, "secret"), n.say("bob", room, "secret")
-			other := n.say("alice", n.create("alice", `{}`), "elsewhere")
+			elsewhere := n.create("alice", `{}`)
+			other := n.say("alice", elsewhere, "elsewhere")
 			redact := func(id, txn string) string { return in(room, "redact/"+url.PathEscape(id)+"/"+txn) }
 			n.expect(403, "M_FORBIDDEN", "bob", "PUT", redact(id, "1"), `{}`)
 			n.expect(403, "M_FORBIDDEN", "eve", "PUT", redact(id, "1"), `{}`)
-			n.expect(404, "M_NOT_FOUND", "alice", "PUT", redact(other, "1"), `{}`)
-			n.expect(404, "M_NOT_FOUND", "alice", "PUT", redact("$none", "1"), `{}`)
+			n.expect(403, "M_FORBIDDEN", "bob", "PUT", redact("$none", "1"), `{}`)
+			n.ok("alice", "PUT", redact(other, "0"), `{}`)
+			if e := n.ok("alice", "GET", in(elsewhere, "event/"+url.PathEscape(other)), ""); len(e["content"].(answer)) == 0 {
+				t.Errorf("version %s: redacted from another room: %v", v, e)
+			}
+			if v != "1" { // whose rules look at the server in the id
+				none := n.ok("alice", "PUT", redact("$none", "0"), `{}`)["event_id"]
+				if e := n.ok("alice", "GET", in(room, "event/"+url.PathEscape(none.(string))), ""); e["redacts"] != "$none" {
+					t.Errorf("version %s: a redaction of an event that is not here: %v", v, e)
+				}
+			}
 			n.expect(400, "M_BAD_JSON", "alice", "PUT", redact(id, "1"), `{"reason":1}`)
 			n.expect(400, "M_BAD_JSON", "alice", "PUT", in(room, "send/m.room.redaction/1"), `{}`)
 			by := n.ok("alice:A", "PUT", redact(id, "1"), `{"reason":"oops"}`)["event_id"]

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	"github.com/tidwall/gjson"
 
@@ -60,8 +61,7 @@ func (a *API) redact(ctx context.Context, r *httpx.Request) (any, error) {
 }
 
 // mayRedact checks what the auth rules leave to those who apply a redaction:
-// that its target is there, and that its sender may redact it (client-server
-// API, "Redactions").
+// whether its sender may redact its target (client-server API, "Redactions").
 func (a *API) mayRedact(ctx context.Context, q roomserver.SendRequest) error {
 	if q.Redacts == "" {
 		return matrixerr.BadJSON(`A redaction needs "redacts", the id of the event to redact`)
@@ -69,27 +69,44 @@ func (a *API) mayRedact(ctx context.Context, q roomserver.SendRequest) error {
 	if !a.o.Hub.IsJoined(q.Sender, q.RoomID) {
 		return notIn
 	}
-	target, err := a.s.EventFor(ctx, q.RoomID, q.Redacts, q.Sender)
-	if err != nil {
-		return fail(err)
-	}
-	if target.Event.IsState("m.room.create", "") || target.Event.IsState("m.room.server_acl", "") {
-		return matrixerr.Forbidden("Events of type " + target.Event.Type() + " cannot be redacted: the room would stop working.")
-	}
-	if target.Event.Sender() == q.Sender {
-		return nil
-	}
 	v, err := a.s.Current(ctx, q.RoomID)
 	if err != nil {
 		return fail(err)
 	}
 	return a.o.DB.Read(ctx, func(tx *sqldb.Tx) error {
+		target, err := a.redacted(tx, q)
+		if err != nil {
+			return err
+		}
+		if target != nil && (target.IsState("m.room.create", "") || target.IsState("m.room.server_acl", "")) {
+			return matrixerr.Forbidden("Events of type " + target.Type() + " cannot be redacted: the room would stop working.")
+		}
+		if target != nil && target.Sender() == q.Sender {
+			return nil
+		}
 		powers, err := a.s.Powers(tx, v)
 		if err == nil && powers.UserLevel(q.Sender) < powers.Redact() {
 			err = matrixerr.Forbidden("Your power level does not let you redact what others sent.")
 		}
 		return err
 	})
+}
+
+// redacted returns the event that a redaction names; nil when this server does
+// not have it: others may, so a redaction of it is sent all the same.
+func (a *API) redacted(tx *sqldb.Tx, q roomserver.SendRequest) (*event.Event, error) {
+	room, err := a.s.Store.RoomTx(tx, q.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	e, err := a.s.Store.EventByID(tx, q.Redacts)
+	if errors.Is(err, store.ErrNotFound) || err == nil && e.Room != room.NID {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return e.Event, nil
 }
 
 func (a *API) putState(ctx context.Context, r *httpx.Request) (any, error) {
@@ -102,7 +119,11 @@ func (a *API) putState(ctx context.Context, r *httpx.Request) (any, error) {
 	send := a.s.Send
 	switch q.Type {
 	case "m.room.create":
-		return nil, matrixerr.Forbidden("A room is created once: m.room.create cannot be sent.")
+		return nil, matrixerr.InvalidParam("A room is created once: m.room.create cannot be sent")
+	case "m.room.power_levels":
+		if err := a.checkLevels(ctx, q.Sender, q.RoomID, content); err != nil {
+			return nil, err
+		}
 	case "m.room.canonical_alias":
 		if err := a.checkAliases(ctx, q.Sender, q.RoomID, content); err != nil {
 			return nil, err
@@ -114,8 +135,7 @@ func (a *API) putState(ctx context.Context, r *httpx.Request) (any, error) {
 	return eventID(id), failWrite(err)
 }
 
-// sendMember sends a membership event that the client composed. What the
-// client says of the user's profile goes before their general profile.
+// sendMember sends a membership event that the client composed.
 func (a *API) sendMember(ctx context.Context, q roomserver.SendRequest) (string, error) {
 	var content map[string]json.RawMessage
 	if err := httpx.Unmarshal(q.Content, &content); err != nil {
@@ -129,47 +149,22 @@ func (a *API) sendMember(ctx context.Context, q roomserver.SendRequest) (string,
 		return "", matrixerr.InvalidParam("The state key of a membership must be a user id")
 	}
 	m := roomserver.MembershipRequest{RoomID: q.RoomID, Sender: q.Sender, Target: *q.StateKey, Membership: membership, Content: content}
-	switch {
-	case membership == "join" && m.Target == m.Sender && !a.o.Hub.IsJoined(m.Sender, m.RoomID):
+	if membership == "join" && m.Target == m.Sender && !a.o.Hub.IsJoined(m.Sender, m.RoomID) {
 		return a.joinByState(ctx, m)
-	case membership == "invite" && !a.s.IsLocal(m.Target):
-		return a.s.SetMembership(ctx, m)
-	case a.s.IsLocal(m.Target) && (membership == "join" || membership == "invite" || membership == "knock"):
-		var err error
-		if q.Content, err = a.withProfile(ctx, m); err != nil {
-			return "", err
-		}
 	}
-	return a.s.Send(ctx, q)
+	return a.s.SetMembership(ctx, m)
 }
 
 // joinByState joins as POST /join does, which may take another server's help.
 func (a *API) joinByState(ctx context.Context, m roomserver.MembershipRequest) (string, error) {
 	room, err := a.s.Join(ctx, roomserver.JoinRequest{RoomIDOrAlias: m.RoomID, User: m.Target, Content: m.Content})
 	if err != nil {
-		return "", err
+		return "", failJoin(err)
 	}
+	a.carryOver(ctx, m.Target, room)
 	e, err := a.s.CurrentState(ctx, room, typeMember, m.Target)
 	if err != nil {
 		return "", err
 	}
 	return e.ID, nil
-}
-
-func (a *API) withProfile(ctx context.Context, m roomserver.MembershipRequest) (json.RawMessage, error) {
-	if a.s.Profiles != nil {
-		name, avatar, err := a.s.Profiles.MemberProfile(ctx, m.Target)
-		if err != nil {
-			return nil, err
-		}
-		for key, value := range map[string]string{"displayname": name, "avatar_url": avatar} {
-			if _, given := m.Content[key]; given || value == "" {
-				continue
-			}
-			if m.Content[key], err = json.Marshal(value); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return json.Marshal(m.Content)
 }

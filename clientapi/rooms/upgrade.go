@@ -46,7 +46,25 @@ func (a *API) upgrade(ctx context.Context, r *httpx.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.carryOver(ctx, r.Caller.UserID, next)
 	return map[string]string{"replacement_room": next}, nil
+}
+
+// carryOver takes a user's settings for the room that another one replaces along
+// to that one (client-server API, "Room Upgrades"). A join does not fail by it.
+func (a *API) carryOver(ctx context.Context, user, room string) {
+	if a.o.Replaced == nil {
+		return
+	}
+	create, err := a.s.CurrentState(ctx, room, "m.room.create", "")
+	if err == nil && create != nil {
+		if old := create.Event.ContentString("predecessor.room_id"); event.ValidRoomID(old) {
+			err = a.o.Replaced(ctx, user, old, room)
+		}
+	}
+	if err != nil {
+		a.o.Log.WithError(err).WithField("room", room).Warn("A user's settings for a replaced room could not be taken along")
+	}
 }
 
 // oldRoom is what an upgrade reads of the room that it replaces.

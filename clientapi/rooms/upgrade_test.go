@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -99,5 +100,24 @@ func TestUpgradeByModerator(t *testing.T) {
 			t.Error("the ban was lost")
 		}
 		n.expect(403, "M_FORBIDDEN", "bob", "PUT", in(next, "state/m.room.server_acl"), `{"allow":[]}`)
+	})
+}
+
+func TestSettingsOfReplacedRooms(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		old := n.create("alice", `{"preset":"public_chat","room_version":"10"}`)
+		n.join("bob", old)
+		if len(n.replaced) != 0 {
+			t.Errorf("a room that replaces none: %v", n.replaced)
+		}
+		next := n.ok("alice", "POST", in(old, "upgrade"), `{"new_version":"11"}`)["replacement_room"].(string)
+		n.join("bob", next)
+		n.join("bob", next)
+		byHand := n.create("alice", `{"preset":"public_chat","creation_content":{"predecessor":{"room_id":"`+next+`"}}}`)
+		n.ok("bob", "PUT", in(byHand, "state/m.room.member/@bob:hs"), `{"membership":"join"}`)
+		want := []string{"@alice:hs " + old + " " + next, "@bob:hs " + old + " " + next, "@alice:hs " + next + " " + byHand, "@bob:hs " + next + " " + byHand}
+		if !slices.Equal(n.replaced, want) {
+			t.Errorf("got %v, want %v", n.replaced, want)
+		}
 	})
 }

@@ -3,6 +3,7 @@ package account
 import (
 	"context"
 	"encoding/json"
+	"maps"
 
 	"knock/internal/matrixerr"
 )
@@ -39,6 +40,19 @@ func (s *Service) SetTag(ctx context.Context, userID, room, tag string, value js
 // DeleteTag takes a tag off a room; one that is not there is no error.
 func (s *Service) DeleteTag(ctx context.Context, userID, room, tag string) error {
 	return s.editTags(ctx, userID, room, func(tags map[string]json.RawMessage) { delete(tags, tag) })
+}
+
+// CopyTags gives a room the tags of another that it replaces, unless it has tags.
+func (s *Service) CopyTags(ctx context.Context, userID, from, to string) error {
+	old, err := s.Tags(ctx, userID, from)
+	if err != nil || len(old) == 0 {
+		return err
+	}
+	return s.editTags(ctx, userID, to, func(tags map[string]json.RawMessage) {
+		if len(tags) == 0 {
+			maps.Copy(tags, old)
+		}
+	})
 }
 
 // editTags changes the m.tag data of a room.
