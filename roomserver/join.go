@@ -65,9 +65,10 @@ func (s *Server) locate(ctx context.Context, roomIDOrAlias string, via []string)
 
 // throughOthers tries servers in turn: those named, the inviter's, those known
 // to be in the room, or else the one in the room id. without, where it is not nil,
-// is the error of doing it here, returned when nobody can help.
+// is the error of doing it here, returned when nobody can help. What is known of
+// a room that this server is not in is old: servers that are named go without it.
 func (s *Server) throughOthers(ctx context.Context, roomID, user string, via []string, without error, try func(server string) error) error {
-	candidates := s.candidates(ctx, roomID, user, via)
+	candidates := s.candidates(ctx, roomID, user, via, without != nil)
 	if s.Remote == nil || len(candidates) == 0 {
 		if without == nil {
 			without = ErrUnknownRoom
@@ -94,14 +95,14 @@ func (s *Server) throughOthers(ctx context.Context, roomID, user string, via []s
 	return first
 }
 
-func (s *Server) candidates(ctx context.Context, roomID, user string, via []string) []string {
+func (s *Server) candidates(ctx context.Context, roomID, user string, via []string, inside bool) []string {
 	list := slices.Clone(via)
 	if m, err := s.Membership(ctx, roomID, user); err == nil && m.State == store.Invite {
 		if e, err := s.Store.LoadOne(ctx, m.Event); err == nil {
 			list = append(list, serverOf(e.Event.Sender()))
 		}
 	}
-	if servers, err := s.JoinedServers(ctx, roomID); err == nil {
+	if servers, err := s.JoinedServers(ctx, roomID); err == nil && (inside || len(via) == 0) {
 		list = append(list, servers...)
 	}
 	if len(list) == 0 {
