@@ -211,7 +211,7 @@ func TestDirectories(t *testing.T) {
 		for path, want := range map[string]int{
 			"/query/directory?room_alias=%23big:a.test": 200, "/query/directory?room_alias=%23none:a.test": 404, "/query/directory": 400,
 			"/query/directory?room_alias=%23big:b.test": 404, "/query/profile?user_id=@nobody:a.test": 404, "/query/profile": 400,
-			"/query/profile?user_id=@x:b.test": 404, "/openid/userinfo": 401, "/openid/userinfo?access_token=x": 401, "/version": 200,
+			"/query/profile?user_id=@x:b.test": 404, "/query/profile?user_id=@x:a.test:http": 400, "/openid/userinfo": 401, "/openid/userinfo?access_token=x": 401, "/version": 200,
 			"/publicRooms?since=x": 400,
 		} {
 			if status, answer := b.call(a, "GET", "/_matrix/federation/v1"+path, ""); status != want {

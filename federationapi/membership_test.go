@@ -58,6 +58,38 @@ func TestInviteIsRefusedAndRescinded(t *testing.T) {
 	})
 }
 
+// TestOnlyTheInviterTakesAnInviteBack has others of the room, and strangers, end an invite of a user whose server is not
+// in the room and cannot know who may.
+func TestOnlyTheInviterTakesAnInviteBack(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b, c := w.add("a.test"), w.add("b.test"), w.add("c.test")
+		bob := b.user("bob")
+		room := a.create(roomserver.CreateRequest{Preset: "public_chat", PowerLevelOverride: map[string]json.RawMessage{"invite": json.RawMessage("0")}})
+		must(t, a.join(room, a.user("carol")))
+		must(t, c.join(room, c.user("eve"), a))
+		must(t, a.membership(room, a.user("carol"), bob, "invite"))
+		b.knows(room, bob, "invite")
+		leave := func(n *node, sender string) string {
+			e, err := (&event.Builder{Version: mustVersion("12"), Type: "m.room.member", Sender: sender, StateKey: &bob, RoomID: room, Depth: 20,
+				Content: json.RawMessage(`{"membership":"leave"}`), TS: 1_700_000_000_000}).Build(n.signer)
+			must(t, err)
+			status, answer := n.transact(b, "t"+sender[1:4], []string{string(e.JSON())}, nil)
+			if status != 200 {
+				t.Fatalf("%d %s", status, answer)
+			}
+			return gjson.Get(answer, "pdus."+gjsonKey(e.EventID())+".error").Str
+		}
+		for n, sender := range map[*node]string{a: a.user("alice"), c: c.user("eve")} {
+			if leave(n, sender) == "" || b.is(room, bob) != "invite" {
+				t.Errorf("%s took the invite back", sender)
+			}
+		}
+		if refused := leave(a, a.user("carol")); refused != "" || b.is(room, bob) != "leave" {
+			t.Errorf("the inviter could not: %s", refused)
+		}
+	})
+}
+
 func TestKnocks(t *testing.T) {
 	eachWorld(t, func(t *testing.T, w *world) {
 		a, b := w.add("a.test"), w.add("b.test")
@@ -143,6 +175,19 @@ func TestRestrictedRooms(t *testing.T) {
 			must(t, b.rooms.Leave(t.Context(), club, b.user("bob"), ""))
 			if code := matrixCode(c.make(room, c.user("mallory"), b)); code != "M_UNABLE_TO_AUTHORISE_JOIN" {
 				t.Fatalf("through b, which is not in the club: %s", code)
+			}
+		}
+	})
+}
+
+// TestNoConditionsToMeet has somebody ask to join a room that admits members of other rooms and names none.
+func TestNoConditionsToMeet(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		for _, content := range []string{`{"join_rule":"knock_restricted"}`, `{"join_rule":"restricted","allow":[]}`} {
+			room := a.create(roomserver.CreateRequest{InitialState: []roomserver.StateEvent{{Type: "m.room.join_rules", Content: json.RawMessage(content)}}})
+			if code := matrixCode(b.make(room, b.user("bob"), a)); code != "M_FORBIDDEN" {
+				t.Errorf("%s: %s", content, code)
 			}
 		}
 	})

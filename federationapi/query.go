@@ -34,6 +34,9 @@ func (a *API) queryProfile(ctx context.Context, r *httpx.Request) (any, error) {
 	if user == "" {
 		return nil, matrixerr.MissingParam("user_id is missing")
 	}
+	if !event.ValidUserID(user) {
+		return nil, matrixerr.InvalidParam("user_id is not a user id")
+	}
 	if !a.o.Rooms.IsLocal(user) {
 		return nil, matrixerr.NotFound("The user belongs to another server; ask that one")
 	}

@@ -32,8 +32,9 @@ func (a *API) restricted(ctx context.Context, roomID, user string, err error) er
 	if m, lookErr := a.o.Rooms.Membership(ctx, roomID, user); lookErr != nil || m.State == store.Ban {
 		return err
 	}
-	blind := true
-	for i, allow := range content.Get("allow").Array() {
+	conditions := content.Get("allow").Array()
+	blind := len(conditions) > 0
+	for i, allow := range conditions {
 		if i == maxConditions {
 			break
 		}

@@ -211,11 +211,11 @@ func (s *Server) takeOutOfBand(ctx context.Context, a *arrival, results map[stri
 			results[e.EventID()] = "this server is not in the room"
 			continue
 		}
-		m, err := s.Membership(ctx, a.key.ID, user)
+		ends, err := s.endsWaiting(ctx, a.key, user, e)
 		if err != nil {
 			return err
 		}
-		if m.State != store.Invite && m.State != store.Knock {
+		if !ends {
 			results[e.EventID()] = "this server is not in the room"
 			continue
 		}
@@ -224,4 +224,16 @@ func (s *Server) takeOutOfBand(ctx context.Context, a *arrival, results map[stri
 		}
 	}
 	return nil
+}
+
+// endsWaiting reports whether an event ends a user's invite to or knock on a
+// room that this server is not in. The room's state is not known here, so only
+// who made an invite may take it back: anybody could claim to be a moderator.
+func (s *Server) endsWaiting(ctx context.Context, key store.RoomKey, user string, e *event.Event) (bool, error) {
+	m, err := s.Membership(ctx, key.ID, user)
+	if err != nil || m.State != store.Invite {
+		return m.State == store.Knock, err
+	}
+	invite, err := s.Store.LoadOne(ctx, m.Event)
+	return err == nil && invite.Event.Sender() == e.Sender(), err
 }
