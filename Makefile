@@ -3,7 +3,7 @@
 KNOCK := bin/knock
 CONFIG ?= data/knock.yaml
 
-.PHONY: build run demo test e2e bench check
+.PHONY: build run demo test e2e bench fuzz check
 
 build:
 	@mkdir -p bin
@@ -30,6 +30,14 @@ e2e:
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
+
+# Every fuzz target for FUZZTIME.
+FUZZTIME ?= 1m
+fuzz:
+	@set -e; git grep -n '^func Fuzz' -- '*_test.go' | sed 's/:[0-9]*:func / /; s/(.*//' | while read -r file name; do \
+	  echo "$$name in $${file%/*}"; \
+	  go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) ./$${file%/*}; \
+	done
 
 check:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt these:"; echo "$$unformatted"; exit 1; fi
