@@ -24,7 +24,9 @@ var errForeign = errors.New("the event refers to an event of another room")
 // admission says how an event that was built elsewhere enters a room.
 type admission struct {
 	// state is the state before the event where its prev events do not tell.
-	state   *state.Set
+	state *state.Set
+	// after has the states after those of its prev events that are not here.
+	after   map[string]*state.Set
 	flags   store.Flags
 	exclude string // the server that has the event already
 }
@@ -187,6 +189,7 @@ func (b *batch) before(ctx context.Context, e *event.Event, a admission) (*store
 	}
 	var refs []*store.Ref
 	var missing []string
+	told := len(prevs) > 0
 	for _, id := range prevs {
 		ref, err := b.afterID(ctx, id)
 		if err != nil {
@@ -194,21 +197,32 @@ func (b *batch) before(ctx context.Context, e *event.Event, a admission) (*store
 		}
 		if ref == nil {
 			missing = append(missing, id)
-			continue
+			if ref = b.adopt(a.after[id]); ref == nil {
+				told = false
+				continue
+			}
 		}
 		refs = append(refs, ref)
 	}
-	if len(missing) == 0 && len(prevs) > 0 {
+	if told {
 		ref, err := b.merge(ctx, refs)
-		return ref, nil, err
+		return ref, missing, err
 	}
 	if a.state == nil {
 		return nil, missing, fmt.Errorf("%w: %d of %d", errMissingPrev, len(missing), len(prevs))
 	}
-	if same(a.state, r.tip.state.Set) {
-		return r.tip.state, missing, nil
+	return b.adopt(a.state), missing, nil
+}
+
+// adopt makes a state of the room of one that another server told; nil of nil.
+func (b *batch) adopt(set *state.Set) *store.Ref {
+	switch {
+	case set == nil:
+		return nil
+	case same(set, b.r.tip.state.Set):
+		return b.r.tip.state
 	}
-	return b.extend(r.tip.state, a.state), missing, nil
+	return b.extend(b.r.tip.state, set)
 }
 
 // errMissingPrev is returned for an event whose prev events are not here.

@@ -204,10 +204,12 @@ func (s *Server) drainOnce(ctx context.Context, key store.RoomKey) (more bool, e
 		}
 		if err != nil {
 			s.Log.WithError(err).WithField("room", key.ID).WithField("event", e.EventID()).Info("An event could not be placed")
-			failed = err
 		}
-		if errors.Is(err, errForeign) {
-			failed, err = nil, nil
+		if errors.Is(err, errForeign) || errors.Is(err, errWithheld) {
+			err = nil // it will be no better later
+		}
+		if err != nil {
+			failed = err
 		}
 		if err := s.endInbound(ctx, row.Seq, err != nil); err != nil {
 			return false, err

@@ -412,26 +412,29 @@ func (a *joinAnswer) verify(ctx context.Context) error {
 
 // allowed checks an event against the auth events that it cites.
 func (a *joinAnswer) allowed(e *event.Event) bool {
+	cited, ok := a.cites(e)
+	return ok && a.permits(e, cited)
+}
+
+// cites returns the auth events of an event, and in room version 12 the create
+// event with them; not ok when one is absent or bad.
+func (a *joinAnswer) cites(e *event.Event) (cited []*event.Event, ok bool) {
 	refs := e.AuthRefs()
-	events := make([]*event.Event, 0, len(refs)+1)
-	for _, id := range refs {
-		cited := a.byID[id]
-		if cited == nil || a.bad[id] {
-			return false
-		}
-		events = append(events, cited)
-	}
-	if auth.CheckAuthEvents(e, events) != nil {
-		return false
-	}
 	if a.v.DomainlessRoomIDs && e.Type() != "m.room.create" {
-		create := a.byID[e.CreateID()]
-		if create == nil || a.bad[e.CreateID()] {
-			return false
-		}
-		events = append(events, create)
+		refs = append(refs[:len(refs):len(refs)], e.CreateID())
 	}
-	return auth.Check(e, auth.NewState(events)) == nil
+	cited = make([]*event.Event, len(refs))
+	for i, id := range refs {
+		if cited[i] = a.byID[id]; cited[i] == nil || a.bad[id] {
+			return nil, false
+		}
+	}
+	return cited, true
+}
+
+// permits applies the auth rules to an event and what it cites.
+func (a *joinAnswer) permits(e *event.Event, cited []*event.Event) bool {
+	return auth.CheckAuthEvents(e, cited[:len(e.AuthRefs())]) == nil && auth.Check(e, auth.NewState(cited)) == nil
 }
 
 // authOrder returns the events so that each comes after the auth events that it
@@ -477,7 +480,7 @@ func (s *Server) enter(ctx context.Context, a *joinAnswer) error {
 	if err != nil {
 		return err
 	}
-	nids, err := s.storeOutliers(ctx, key, a.order)
+	nids, err := s.storeOutliers(ctx, key, a.order, nil)
 	if err != nil {
 		return err
 	}

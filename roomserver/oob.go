@@ -21,7 +21,7 @@ import (
 // storeOutOfBand stores a membership event of a local user in a room that this
 // server is not in, with the stripped state that came along.
 func (s *Server) storeOutOfBand(ctx context.Context, key store.RoomKey, e *event.Event, user string, stripped []byte) error {
-	nids, err := s.storeOutliers(ctx, key, []*event.Event{e})
+	nids, err := s.storeOutliers(ctx, key, []*event.Event{e}, nil)
 	if err != nil {
 		return err
 	}

@@ -40,18 +40,18 @@ const outlierChunk = 500
 
 // storeOutliers stores events, given in auth order, whose place in the DAG is
 // not known, and returns the numbers of all of them. Those that are here are
-// left as they are.
-func (s *Server) storeOutliers(ctx context.Context, key store.RoomKey, events []*event.Event) (nids map[string]int64, err error) {
+// left as they are. rejected has the ids of those that the rules refuse.
+func (s *Server) storeOutliers(ctx context.Context, key store.RoomKey, events []*event.Event, rejected map[string]bool) (nids map[string]int64, err error) {
 	for range maxRetries {
 		// Somebody else may store one of them meanwhile: then they are found.
-		if nids, err = s.tryOutliers(ctx, key, events); !sqldb.IsUnique(err) {
+		if nids, err = s.tryOutliers(ctx, key, events, rejected); !sqldb.IsUnique(err) {
 			break
 		}
 	}
 	return nids, err
 }
 
-func (s *Server) tryOutliers(ctx context.Context, key store.RoomKey, events []*event.Event) (map[string]int64, error) {
+func (s *Server) tryOutliers(ctx context.Context, key store.RoomKey, events []*event.Event, rejected map[string]bool) (map[string]int64, error) {
 	ids := make([]string, len(events))
 	for i, e := range events {
 		ids[i] = e.EventID()
@@ -69,7 +69,7 @@ func (s *Server) tryOutliers(ctx context.Context, key store.RoomKey, events []*e
 	}
 	for len(events) > 0 {
 		n := min(outlierChunk, len(events))
-		if err := s.storeOutlierChunk(ctx, key, events[:n], nids); err != nil {
+		if err := s.storeOutlierChunk(ctx, key, events[:n], nids, rejected); err != nil {
 			return nil, err
 		}
 		events = events[n:]
@@ -94,7 +94,7 @@ func (s *Server) internEvents(ctx context.Context, events []*event.Event) error 
 	return err
 }
 
-func (s *Server) storeOutlierChunk(ctx context.Context, key store.RoomKey, events []*event.Event, nids map[string]int64) error {
+func (s *Server) storeOutlierChunk(ctx context.Context, key store.RoomKey, events []*event.Event, nids map[string]int64, rejected map[string]bool) error {
 	var rows []*store.Stored
 	var packed [][]byte
 	for _, e := range events {
@@ -104,6 +104,9 @@ func (s *Server) storeOutlierChunk(ctx context.Context, key store.RoomKey, event
 		row, err := s.outlierRow(ctx, key, e, nids)
 		if err != nil {
 			return err
+		}
+		if rejected[e.EventID()] {
+			row.Flags |= store.Rejected
 		}
 		nids[e.EventID()] = row.NID
 		rows = append(rows, row)
