@@ -389,9 +389,10 @@ func TestProfile(t *testing.T) {
 	each(t, o, func(t *testing.T, n *node) {
 		token := n.register("alice")
 		const me = v3 + "/profile/@alice:hs"
-		if p := n.expect(200, "", "", "GET", me, ""); len(p) != 0 {
+		if p := n.expect(200, "", "", "GET", me, ""); len(p) != 1 || p["displayname"] != "alice" {
 			t.Errorf("profile %v", p)
 		}
+		n.expect(200, "", token, "DELETE", me+"/displayname", "")
 		n.expect(404, "M_NOT_FOUND", "", "GET", me+"/displayname", "")
 		n.expect(200, "", token, "PUT", me+"/displayname", `{"displayname":"A"}`)
 		n.expect(200, "", token, "PUT", me+"/avatar_url", `{"avatar_url":"mxc://hs/a"}`)

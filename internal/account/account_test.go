@@ -84,6 +84,15 @@ func TestNames(t *testing.T) {
 		if l.UserID != "@mixed:example.org" || l.AccessToken != "" {
 			t.Errorf("created %+v", l)
 		}
+		named, err := s.CreateUser(t.Context(), NewUser{Username: "named", DisplayName: "A Name"})
+		want(t, err, "")
+		guest, err := s.CreateUser(t.Context(), NewUser{Guest: true})
+		want(t, err, "")
+		for id, wanted := range map[string]string{l.UserID: `"mixed"`, named.UserID: `"A Name"`, guest.UserID: ""} {
+			if p, err := s.Profile(t.Context(), id); err != nil || string(p[FieldDisplayName]) != wanted {
+				t.Errorf("%s is called %s, %v", id, p[FieldDisplayName], err)
+			}
+		}
 		l, err = s.CreateUser(t.Context(), NewUser{})
 		want(t, err, "")
 		if local, ok := s.Localpart(l.UserID); !ok || len(local) != 16 {
@@ -558,6 +567,15 @@ func TestTags(t *testing.T) {
 		tags, err = s.Tags(ctx, id, "!other:example.org")
 		if want(t, err, ""); tags == nil || len(tags) != 0 {
 			t.Errorf("tags of another room %s", tags)
+		}
+		want(t, s.CopyTags(ctx, id, "!other:example.org", room), "")
+		want(t, s.CopyTags(ctx, id, room, "!new:example.org"), "")
+		want(t, s.SetTag(ctx, id, "!tagged:example.org", "u.mine", json.RawMessage(`{}`)), "")
+		want(t, s.CopyTags(ctx, id, room, "!tagged:example.org"), "")
+		for to, wanted := range map[string]int{room: 9, "!new:example.org": 9, "!tagged:example.org": 1} {
+			if tags, err := s.Tags(ctx, id, to); err != nil || len(tags) != wanted {
+				t.Errorf("%s has the tags %s, %v", to, tags, err)
+			}
 		}
 	})
 }

@@ -12,7 +12,7 @@ import (
 type NewUser struct {
 	Username    string // as typed; "" lets the server choose
 	Password    string // "" makes an account that cannot log in by password
-	DisplayName string
+	DisplayName string // "" is the localpart, for all but guests
 	Admin       bool
 	Guest       bool
 	// RegistrationToken, when not empty, is used up by one with the account.
@@ -35,6 +35,9 @@ func (s *Service) CreateUser(ctx context.Context, n NewUser) (*Login, error) {
 }
 
 func (s *Service) createUser(ctx context.Context, local string, n NewUser) (*Login, error) {
+	if n.DisplayName == "" && !n.Guest {
+		n.DisplayName = local
+	}
 	password, err := s.hashNew(ctx, n.Password)
 	if err != nil {
 		return nil, err
