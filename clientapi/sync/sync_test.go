@@ -36,3 +36,21 @@ func TestInitialThenIncremental(t *testing.T) {
 		expect(t, "no state", in(second, "join", room, "state").Raw, `{"events":[]}`)
 	})
 }
+
+// What a client has of an earlier stay does not go on in the timeline of a room
+// that the user came into.
+func TestNewlyJoinedIsLimited(t *testing.T) {
+	each(t, func(g *rig) {
+		t := g.t
+		a, b := g.user("a"), g.user("b")
+		room := g.create(roomserver.CreateRequest{Creator: a})
+		since := next(g.get(b))
+		g.join(room, b)
+		res := g.get(b, "since", since, "filter", `{"room":{"timeline":{"limit":50}}}`)
+		expect(t, "come", in(res, "join", room, "timeline.limited"), true)
+		expect(t, "all of it", list(in(res, "join", room, "timeline.events")), "create join:@a power_levels join_rules history_visibility guest_access join:@b")
+		g.say(room, a, "one")
+		expect(t, "stayed", in(g.get(b, "since", next(res)), "join", room, "timeline.limited"), false)
+		expect(t, "at first", in(g.get(b, "filter", `{"room":{"timeline":{"limit":50}}}`), "join", room, "timeline.limited"), false)
+	})
+}
