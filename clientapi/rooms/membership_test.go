@@ -205,6 +205,10 @@ func TestMembers(t *testing.T) {
 		if fmt.Sprint(joined["@dave:hs"]) != "map[avatar_url:mxc://hs/dave display_name:DAVE]" || len(joined) != 2 {
 			t.Errorf("joined members %v", joined)
 		}
+		n.ok("dave", "PUT", in(room, "state/m.room.member/@dave:hs"), `{"membership":"join","displayname":null,"avatar_url":1}`)
+		if joined := n.ok("alice", "GET", in(room, "joined_members"), "")["joined"].(answer); fmt.Sprint(joined["@dave:hs"]) != "map[avatar_url:]" {
+			t.Errorf("without a profile: %v", joined)
+		}
 	})
 }
 

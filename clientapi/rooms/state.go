@@ -140,10 +140,11 @@ func (a *API) viewAtPoint(ctx context.Context, room, user string, p roomserver.P
 	return v, err
 }
 
-// profile is what /joined_members says of a member.
+// profile is what /joined_members says of a member. Clients expect an avatar_url
+// of everybody.
 type profile struct {
 	DisplayName json.RawMessage `json:"display_name,omitempty"`
-	AvatarURL   json.RawMessage `json:"avatar_url,omitempty"`
+	AvatarURL   json.RawMessage `json:"avatar_url"`
 }
 
 func (a *API) joinedMembers(ctx context.Context, r *httpx.Request) (any, error) {
@@ -161,7 +162,11 @@ func (a *API) joinedMembers(ctx context.Context, r *httpx.Request) (any, error) 
 		for _, e := range members {
 			if auth.Membership(e.Event) == auth.Join {
 				user, _ := e.Event.Key()
-				joined[user] = profile{text(e, "displayname"), text(e, "avatar_url")}
+				p := profile{text(e, "displayname"), text(e, "avatar_url")}
+				if p.AvatarURL == nil {
+					p.AvatarURL = json.RawMessage(`""`)
+				}
+				joined[user] = p
 			}
 		}
 		return err
