@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"mime"
 
 	"github.com/sirupsen/logrus"
@@ -136,4 +137,10 @@ func (c counters) Prepare(a *roomserver.Accepted) func(tx *sqldb.Tx, pos int64) 
 			return ""
 		},
 	})
+}
+
+// takeAlong gives a user's notification settings and tags for a room to the one that replaces it (Client-Server API,
+// "Room Upgrades").
+func (n *Node) takeAlong(ctx context.Context, user, old, room string) error {
+	return errors.Join(n.parts.push.CopyRoom(ctx, user, old, room), n.parts.account.CopyTags(ctx, user, old, room))
 }

@@ -98,7 +98,7 @@ func (n *Node) wire(context.Context) error {
 	p.ephemeralAPI = ephemeralapi.New(ephemeralapi.Options{Rooms: n.hub, Typing: p.typing, Receipts: p.receipts, Presence: p.presence})
 	p.sync = n.newSync()
 	p.roomsAPI = roomsapi.New(roomsapi.Options{ServerName: n.cfg.ServerName, Rooms: p.rooms, DB: n.db, Hub: n.hub,
-		SyncPosition: p.sync.Position, Bundle: p.related.Extra, Log: n.logs.Component("rooms")})
+		SyncPosition: p.sync.Position, Replaced: n.takeAlong, Bundle: p.related.Extra, Log: n.logs.Component("rooms")})
 	p.directoryAPI = n.newDirectoryAPI()
 	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, SyncPosition: p.sync.Position})
 	p.spacesAPI = spaces.New(spaces.Options{Rooms: p.rooms, Log: n.logs.Component("rooms"), Registerer: n.metrics})
