@@ -41,6 +41,7 @@ type destination struct {
 	backlog []store.Due // the part of it that was listed
 	until   int64       // up to where; 0 when nothing was listed
 
+	durable  durable
 	edus     eduQueue
 	hello    bool // say that we are back
 	retry    *outgoing
@@ -60,11 +61,14 @@ type outgoing struct {
 	t      *client.Transaction
 	upTo   int64 // cursor after it; 0: as it was
 	listed int   // entries of the backlog that it takes
-	done   bool  // the backlog ends with it
+	// durable is how many EDUs that must arrive it takes, and told the position up to which they then all have.
+	durable int
+	told    int64
 }
 
 func newDestination(s *Sender, name string) *destination {
-	return &destination{s: s, name: name, behind: true, limit: maxPDUs, edus: newEDUQueue()}
+	return &destination{s: s, name: name, behind: true, limit: maxPDUs, edus: newEDUQueue(),
+		durable: durable{unread: true}}
 }
 
 // push takes a new event.
@@ -148,6 +152,10 @@ func (d *destination) work(ctx context.Context) {
 			d.pause(ctx, err, out)
 			return
 		}
+		if err := d.told(ctx, out); err != nil {
+			d.pause(ctx, err, nil)
+			return
+		}
 		d.settle(out)
 	}
 }
@@ -185,7 +193,10 @@ func indigestible(err error) bool {
 func (d *destination) settle(out *outgoing) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.retry, d.failures, d.limit = nil, 0, min(2*d.limit, maxPDUs)
+	d.failures, d.limit = 0, min(2*d.limit, maxPDUs)
+	if d.durable.edus = d.durable.edus[out.durable:]; out.durable == 0 {
+		d.retry = nil
+	}
 	d.passed(out)
 }
 
@@ -236,7 +247,7 @@ func (d *destination) again() {
 		return // stopped as it fired
 	}
 	d.timer = nil
-	if d.retry == nil && !d.behind && len(d.live) == 0 && d.edus.empty() {
+	if d.retry == nil && !d.behind && len(d.live) == 0 && d.edus.empty() && !d.durable.waits() {
 		d.failures = 0 // what failed is not worth another attempt
 		return
 	}

@@ -14,8 +14,11 @@ func (d *destination) next(ctx context.Context) (*outgoing, error) {
 		return nil, err
 	}
 	for {
-		out, wantLog := d.fromMemory()
-		if out != nil || !wantLog {
+		if out, err := d.fromDurable(ctx); out != nil || err != nil {
+			return out, err
+		}
+		out, more := d.fromMemory()
+		if out != nil || !more {
 			return out, nil
 		}
 		if out, err := d.fromLog(ctx); out != nil || err != nil {
@@ -42,12 +45,15 @@ func (d *destination) load(ctx context.Context) error {
 	return nil
 }
 
-// fromMemory makes a transaction of what waits here. wantLog says that the log must be read first. When there is
-// nothing the worker counts as ended, under the same lock, so that whatever comes after starts a new one.
-func (d *destination) fromMemory() (out *outgoing, wantLog bool) {
+// fromMemory makes a transaction of what waits here. more says that the log must be read first, or that something came
+// meanwhile that goes first. When there is nothing the worker counts as ended, under the same lock, so that whatever
+// comes after starts a new one.
+func (d *destination) fromMemory() (out *outgoing, more bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
+	case d.durable.waits():
+		return nil, true
 	case d.retry != nil:
 		return d.retry, false
 	case d.behind:
@@ -71,20 +77,31 @@ func (d *destination) fromMemory() (out *outgoing, wantLog bool) {
 
 // transaction builds one with the events and some of the EDUs; d.mu is held.
 func (d *destination) transaction(events []*event.Event) *outgoing {
-	d.hello = false
-	t := &client.Transaction{Origin: d.s.o.ServerName, TS: d.s.o.Clock.Millis(), PDUs: make([]json.RawMessage, len(events))}
-	for i, e := range events {
-		t.PDUs[i] = e.JSON()
+	out := d.empty()
+	for _, e := range events {
+		out.t.PDUs = append(out.t.PDUs, e.JSON())
 	}
 	if d.limit > 1 || len(events) == 0 {
-		t.EDUs = d.edus.take(d.s.o.Clock.Millis())
+		out.t.EDUs = d.edus.take(d.s.o.Clock.Millis())
 	}
-	return &outgoing{id: d.s.txnID(), t: t}
+	return out
+}
+
+// empty makes a transaction with nothing in it; d.mu is held.
+func (d *destination) empty() *outgoing {
+	d.hello = false
+	return &outgoing{id: d.s.txnID(), t: &client.Transaction{Origin: d.s.o.ServerName, TS: d.s.o.Clock.Millis(), PDUs: []json.RawMessage{}}}
 }
 
 // fromLog makes a transaction of the oldest events in the log. nil means that the next look may find more: the log is
-// exhausted and memory has the rest, or these were not for the server.
+// exhausted and memory has the rest, these were not for the server, or something waits that goes first.
 func (d *destination) fromLog(ctx context.Context) (*outgoing, error) {
+	d.mu.Lock()
+	first := d.durable.waits()
+	d.mu.Unlock()
+	if first {
+		return nil, nil
+	}
 	if err := d.list(ctx); err != nil {
 		return nil, err
 	}

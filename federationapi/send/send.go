@@ -60,8 +60,9 @@ type Sender struct {
 	workers  sync.WaitGroup
 	early    []*destination // wanted a worker before Run
 
-	in   intake
-	edus eduIntake
+	in      intake
+	edus    eduIntake
+	durable Durable // nil: there are none
 }
 
 var (

@@ -89,25 +89,33 @@ func (n *network) delivered(server string) (ids []string) {
 
 // rig is a room server whose events go to a network, with one room that b.test is in.
 type rig struct {
-	t      *testing.T
-	db     *sqldb.DB
-	net    *network
-	rooms  *roomserver.Server
-	sender *Sender
-	room   string
-	stop   func()
+	t       *testing.T
+	db      *sqldb.DB
+	net     *network
+	rooms   *roomserver.Server
+	sender  *Sender
+	durable *box // nil: none
+	room    string
+	stop    func()
 }
 
 func newRig(t *testing.T, db *sqldb.DB) *rig {
 	t.Helper()
 	r := &rig{t: t, db: db, net: &network{}}
+	r.begin()
+	return r
+}
+
+// begin starts the rig and makes its room.
+func (r *rig) begin() {
+	t := r.t
+	t.Helper()
 	r.start()
 	t.Cleanup(func() { r.stop() })
 	id, err := r.rooms.Create(t.Context(), roomserver.CreateRequest{Creator: "@alice:a.test", Version: "10", Preset: "public_chat"})
 	r.must(err)
 	r.room = id
 	r.joinFrom("b.test")
-	return r
 }
 
 func (r *rig) must(err error) {
@@ -130,6 +138,9 @@ func (r *rig) start() {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	r.sender = New(Options{ServerName: "a.test", Store: st, Hub: hub, Client: r.net, Log: logrus.NewEntry(log)})
+	if r.durable != nil {
+		r.sender.Carry(r.durable)
+	}
 	r.rooms = roomserver.New(roomserver.Options{ServerName: "a.test", Signer: signer("a.test"), Store: st, Hub: hub,
 		Outbound: r.sender, Participants: []roomserver.Participant{r.sender}, Log: logrus.NewEntry(log)})
 	r.must(r.rooms.Start(r.t.Context()))

@@ -36,7 +36,11 @@ func (s *Sender) loadServers(ctx context.Context) (here, before []string, err er
 		if here, err = s.o.Store.AllServers(tx); err != nil {
 			return err
 		}
-		before, err = sqldb.Collect(tx, allDestinations, scanName)
+		if before, err = sqldb.Collect(tx, allDestinations, scanName); err != nil || s.durable == nil {
+			return err
+		}
+		waiting, err := s.durable.PendingServers(tx)
+		before = append(before, waiting...)
 		return err
 	})
 	return here, before, err
