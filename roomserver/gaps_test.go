@@ -379,3 +379,45 @@ func TestBrokenAuthChain(t *testing.T) {
 		}
 	})
 }
+
+// TestFailuresHoldNothingUp queues an event behind one that cannot be placed.
+func TestFailuresHoldNothingUp(t *testing.T) {
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
+		r := newGapRig(t, db)
+		lost := r.say(nil, "lost")
+		stuck := r.say(lost, "stuck", r.auths(false, r.say(nil, "no auth event that is known"))...)
+		r.far.history = []*event.Event{lost}
+		failures := func() (n int64) {
+			t.Helper()
+			err := db.Read(t.Context(), func(tx *sqldb.Tx) error {
+				rows, err := r.s.Store.InboundOf(tx, r.key.NID, 0, 10)
+				if err == nil && len(rows) == 1 && rows[0].ID == stuck.EventID() {
+					n = rows[0].Failures
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		receive(t, r.s, stuck)
+		r.s.drainRoom(t.Context(), r.key)
+		if failures() != 1 || r.s.waiting(r.key) {
+			t.Fatalf("%d failures, waiting: %v", failures(), r.s.waiting(r.key))
+		}
+		fresh := r.say(lost, "fresh")
+		if err := r.s.park(t.Context(), r.key, "b.example", []*event.Event{fresh}); err != nil {
+			t.Fatal(err)
+		}
+		r.s.drainRoom(t.Context(), r.key)
+		if !r.placed(fresh) || failures() != 1 {
+			t.Fatalf("the event behind is placed: %v; %d failures", r.placed(fresh), failures())
+		}
+		r.s.retryInbound()
+		r.s.drainRoom(t.Context(), r.key)
+		if failures() != 2 {
+			t.Fatalf("%d failures after another turn", failures())
+		}
+	})
+}

@@ -23,8 +23,9 @@ const (
 // intake knows which rooms have PDUs waiting in the inbound table.
 type intake struct {
 	mu    sync.Mutex
-	rooms map[int64]store.RoomKey // with rows
+	rooms map[int64]store.RoomKey // with rows whose turn it is
 	busy  map[int64]bool
+	tried map[int64]int64 // the newest row of a room that had its turn; older ones wait for the next tick
 	wake  chan struct{}
 }
 
@@ -67,9 +68,20 @@ func (s *Server) park(ctx context.Context, key store.RoomKey, origin string, eve
 		Write: func(tx *sqldb.Tx, _ int64) error { return s.Store.AddInbound(tx, rows, now) },
 	})
 	if err == nil {
+		s.untried(key, rows[0].Seq)
 		s.signal(key)
 	}
 	return err
+}
+
+// untried lets rows from seq on have their turn, where newer ones had theirs
+// while they were written.
+func (s *Server) untried(key store.RoomKey, seq int64) {
+	s.intake.mu.Lock()
+	defer s.intake.mu.Unlock()
+	if s.intake.tried[key.NID] >= seq {
+		s.intake.tried[key.NID] = seq - 1
+	}
 }
 
 // Run works off the inbound queue and changes of local users until ctx ends.
@@ -101,6 +113,7 @@ func (s *Server) Run(ctx context.Context) error {
 		select {
 		case <-s.intake.wake:
 		case <-tick.C:
+			s.retryInbound()
 			if err := s.findInbound(ctx); err != nil && ctx.Err() == nil {
 				s.Log.WithError(err).Error("The inbound queue could not be read; it is tried again")
 			}
@@ -142,7 +155,20 @@ func (s *Server) nextInbound() (store.RoomKey, bool) {
 	return store.RoomKey{}, false
 }
 
-// drainRoom places a room's queued events until none is left or one fails.
+// retryInbound gives rows that failed another turn.
+func (s *Server) retryInbound() {
+	s.intake.mu.Lock()
+	defer s.intake.mu.Unlock()
+	clear(s.intake.tried)
+}
+
+func (s *Server) triedInbound(key store.RoomKey) int64 {
+	s.intake.mu.Lock()
+	defer s.intake.mu.Unlock()
+	return s.intake.tried[key.NID]
+}
+
+// drainRoom gives each of a room's queued events its turn.
 func (s *Server) drainRoom(ctx context.Context, key store.RoomKey) {
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
@@ -151,7 +177,7 @@ func (s *Server) drainRoom(ctx context.Context, key store.RoomKey) {
 		more, err = s.drainOnce(ctx, key)
 	}
 	if err != nil && ctx.Err() == nil {
-		s.Log.WithError(err).WithField("room", key.ID).Warn("Events of other servers could not be placed; they are tried again")
+		s.Log.WithError(err).WithField("room", key.ID).Error("The inbound queue of a room could not be worked off; it is tried again")
 	}
 	s.settleIntake(ctx, key, err)
 }
@@ -166,23 +192,26 @@ func (s *Server) settleIntake(ctx context.Context, key store.RoomKey, failed err
 	if failed != nil || ctx.Err() != nil {
 		return
 	}
-	var rows []store.Inbound
-	err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
-		rows, err = s.Store.InboundOf(tx, key.NID, 1)
-		return err
-	})
+	rows, err := s.nextRows(ctx, key, 1)
 	if err == nil && len(rows) > 0 {
 		s.signal(key)
 	}
 }
 
-// drainOnce places one batch of rows in the order of the DAG.
-func (s *Server) drainOnce(ctx context.Context, key store.RoomKey) (more bool, err error) {
-	var rows []store.Inbound
-	err = s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
-		rows, err = s.Store.InboundOf(tx, key.NID, drainBatch)
+// nextRows returns rows of a room whose turn it is, oldest first.
+func (s *Server) nextRows(ctx context.Context, key store.RoomKey, limit int) (rows []store.Inbound, err error) {
+	after := s.triedInbound(key)
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		rows, err = s.Store.InboundOf(tx, key.NID, after, limit)
 		return err
 	})
+	return rows, err
+}
+
+// drainOnce places one batch of rows in the order of the DAG. Its error is the
+// database's: an event that cannot be placed holds nothing up.
+func (s *Server) drainOnce(ctx context.Context, key store.RoomKey) (more bool, err error) {
+	rows, err := s.nextRows(ctx, key, drainBatch)
 	if err != nil || len(rows) == 0 {
 		return false, err
 	}
@@ -191,31 +220,38 @@ func (s *Server) drainOnce(ctx context.Context, key store.RoomKey) (more bool, e
 	for _, row := range rows {
 		e, err := event.Parse(key.Version, row.Data)
 		if err != nil {
-			return false, s.endInbound(ctx, row.Seq, false)
+			if err := s.endInbound(ctx, row.Seq, false); err != nil {
+				return false, err
+			}
+			continue
 		}
 		byID[e.EventID()], rowOf[e.EventID()] = e, row
 	}
-	var failed error
 	for _, e := range dagOrder(byID) {
-		row := rowOf[e.EventID()]
-		err := s.place(ctx, key, row.Origin, e)
-		if ctx.Err() != nil {
-			return false, ctx.Err()
-		}
-		if err != nil {
-			s.Log.WithError(err).WithField("room", key.ID).WithField("event", e.EventID()).Info("An event could not be placed")
-		}
-		if errors.Is(err, errForeign) || errors.Is(err, errWithheld) {
-			err = nil // it will be no better later
-		}
-		if err != nil {
-			failed = err
-		}
-		if err := s.endInbound(ctx, row.Seq, err != nil); err != nil {
+		if err := s.placeRow(ctx, key, rowOf[e.EventID()], e); err != nil {
 			return false, err
 		}
 	}
-	return failed == nil, failed
+	s.intake.mu.Lock()
+	s.intake.tried[key.NID] = rows[len(rows)-1].Seq
+	s.intake.mu.Unlock()
+	return true, nil
+}
+
+// placeRow places one queued event and takes its row off the queue, or counts a
+// failure of it.
+func (s *Server) placeRow(ctx context.Context, key store.RoomKey, row store.Inbound, e *event.Event) error {
+	err := s.place(ctx, key, row.Origin, e)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		s.Log.WithError(err).WithField("room", key.ID).WithField("event", e.EventID()).Info("An event could not be placed")
+	}
+	if errors.Is(err, errForeign) || errors.Is(err, errWithheld) {
+		err = nil // it will be no better later
+	}
+	return s.endInbound(ctx, row.Seq, err != nil)
 }
 
 func (s *Server) endInbound(ctx context.Context, seq int64, failed bool) error {

@@ -121,7 +121,7 @@ func New(o Options) *Server {
 	return &Server{
 		Options: o, db: o.Store.DB, rooms: map[int64]*room{}, loading: map[int64]*loading{},
 		follows: followUps{users: map[string]followUp{}, wake: make(chan struct{}, 1)},
-		intake:  intake{rooms: map[int64]store.RoomKey{}, busy: map[int64]bool{}, wake: make(chan struct{}, 1)},
+		intake:  intake{rooms: map[int64]store.RoomKey{}, busy: map[int64]bool{}, tried: map[int64]int64{}, wake: make(chan struct{}, 1)},
 	}
 }
 

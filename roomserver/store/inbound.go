@@ -20,7 +20,7 @@ const maxFailures = 3
 
 var (
 	insertInbound = sqldb.RegisterInsert("inbound.insert", `INSERT INTO inbound (seq, room, id, origin, received, failures, data) VALUES`, 7, `ON CONFLICT DO NOTHING`)
-	listInbound   = sqldb.Register("inbound.list", `SELECT seq, room, id, origin, failures, data FROM inbound WHERE room = $1 AND failures < $2 ORDER BY seq LIMIT $3`)
+	listInbound   = sqldb.Register("inbound.list", `SELECT seq, room, id, origin, failures, data FROM inbound WHERE room = $1 AND seq > $2 AND failures < $3 ORDER BY seq LIMIT $4`)
 	countInbound  = sqldb.Register("inbound.count", `SELECT count(*) FROM inbound WHERE room = $1`)
 	roomsInbound  = sqldb.Register("inbound.rooms", `SELECT DISTINCT room FROM inbound WHERE failures < $1`)
 	deleteInbound = sqldb.Register("inbound.delete", `DELETE FROM inbound WHERE seq = $1`)
@@ -36,15 +36,15 @@ func (s *Store) AddInbound(tx *sqldb.Tx, rows []Inbound, now int64) error {
 	return tx.Insert(insertInbound, values...)
 }
 
-// InboundOf returns up to limit queued PDUs of a room, oldest first, that have
-// not failed too often.
-func (s *Store) InboundOf(tx *sqldb.Tx, room int64, limit int) ([]Inbound, error) {
+// InboundOf returns up to limit queued PDUs of a room after a row, oldest first,
+// that have not failed too often.
+func (s *Store) InboundOf(tx *sqldb.Tx, room, after int64, limit int) ([]Inbound, error) {
 	return sqldb.Collect(tx, listInbound, func(rows *sqldb.Rows) (r Inbound, err error) {
 		var id, origin []byte
 		err = rows.Scan(&r.Seq, &r.Room, &id, &origin, &r.Failures, &r.Data)
 		r.ID, r.Origin = string(id), string(origin)
 		return r, err
-	}, room, maxFailures, limit)
+	}, room, after, maxFailures, limit)
 }
 
 // InboundCount returns how many PDUs of a room are queued or were left aside.
