@@ -176,6 +176,14 @@ func TestRestrictedRooms(t *testing.T) {
 			if code := matrixCode(c.make(room, c.user("mallory"), b)); code != "M_UNABLE_TO_AUTHORISE_JOIN" {
 				t.Fatalf("through b, which is not in the club: %s", code)
 			}
+			// Nor may it believe what it knew of the club while it was in it.
+			must(t, c.rooms.Leave(t.Context(), room, c.user("eve"), ""))
+			b.knows(room, c.user("eve"), "leave")
+			a.setState(room, a.user("alice"), "m.room.power_levels", inviteLevel(a, room, 0))
+			eventually(t, "b knows the power levels", func() bool { return b.stateRaw(room, "m.room.power_levels", "invite") == "0" })
+			if code := matrixCode(c.make(room, c.user("eve"), b)); code != "M_UNABLE_TO_AUTHORISE_JOIN" {
+				t.Fatalf("of somebody who was in the club when b was, through b: %s", code)
+			}
 		}
 	})
 }

@@ -183,7 +183,8 @@ func (s *Server) Authoriser(ctx context.Context, roomID, user string) (string, e
 // maxAllowRooms bounds the conditions of a join rule that are looked at.
 const maxAllowRooms = 100
 
-// inAllowed reports whether a user is in one of the rooms that a join rule allows.
+// inAllowed reports whether a user is in one of the rooms that a join rule
+// allows, as far as is known here: of rooms that this server is in.
 func (s *Server) inAllowed(tx *sqldb.Tx, rules *event.Event, user string) (bool, error) {
 	for i, allow := range gjson.GetBytes(rules.ContentJSON(), "allow").Array() {
 		if i == maxAllowRooms {
@@ -197,6 +198,9 @@ func (s *Server) inAllowed(tx *sqldb.Tx, rules *event.Event, user string) (bool,
 			if s.Hub.IsJoined(user, room) {
 				return true, nil
 			}
+			continue
+		}
+		if len(s.Hub.JoinedUsers(room)) == 0 {
 			continue
 		}
 		in, err := s.isMember(tx, room, user)
