@@ -105,6 +105,7 @@ CREATE TABLE membership (
 -- sqlite: WITHOUT ROWID
 ;
 CREATE INDEX membership_user ON membership (user_nid, room);
+CREATE INDEX membership_local ON membership (room) WHERE local = 1;
 
 -- When each other server was in a room: joined by the event at from_pos, gone
 -- with the event at to_pos (NULL while it is in).
