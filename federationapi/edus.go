@@ -9,9 +9,10 @@ import (
 )
 
 // takeEDU hands an EDU to its owner, who checks that the origin speaks for its own users and that they are in the
-// room. What is wrong with one is no reason to refuse the transaction.
-func (a *API) takeEDU(ctx context.Context, origin string, e edu) {
-	kind, take := "other", func(context.Context, string, json.RawMessage) error { return nil }
+// room. What is wrong with one is no reason to refuse the transaction; that one which must arrive could not be written
+// down is.
+func (a *API) takeEDU(ctx context.Context, origin string, e edu) error {
+	kind, take, durable := "other", func(context.Context, string, json.RawMessage) error { return nil }, false
 	switch {
 	case e.Type == "m.typing" && a.o.Typing != nil:
 		kind, take = e.Type, a.typing
@@ -19,11 +20,22 @@ func (a *API) takeEDU(ctx context.Context, origin string, e edu) {
 		kind, take = e.Type, a.receipts
 	case e.Type == "m.presence" && a.o.Presence != nil:
 		kind, take = e.Type, a.presence
+	case e.Type == "m.direct_to_device" && a.o.Encryption != nil:
+		kind, take, durable = e.Type, a.o.Encryption.ReceiveToDevice, true
+	case e.Type == "m.device_list_update" && a.o.Encryption != nil:
+		kind, take, durable = e.Type, a.o.Encryption.ReceiveDeviceList, true
+	case e.Type == "m.signing_key_update" && a.o.Encryption != nil:
+		kind, take, durable = e.Type, a.o.Encryption.ReceiveSigningKeys, true
 	}
 	a.metrics.edus.WithLabelValues(kind).Inc()
-	if err := take(ctx, origin, e.Content); err != nil {
+	err := take(ctx, origin, e.Content)
+	if err != nil && durable && !refused(err) {
+		return err
+	}
+	if err != nil {
 		a.o.Log.WithError(err).WithField("origin", origin).WithField("edu", kind).Debug("An EDU was left out")
 	}
+	return nil
 }
 
 func (a *API) typing(ctx context.Context, origin string, content json.RawMessage) error {

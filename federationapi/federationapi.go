@@ -28,7 +28,7 @@ type Accounts interface {
 	OpenIDUser(ctx context.Context, token string) (string, error)
 }
 
-// Options configure an API. Typing, Receipts and Presence may be nil: their EDUs are then ignored.
+// Options configure an API. Typing, Receipts, Presence and Encryption may be nil: their EDUs are then ignored.
 type Options struct {
 	ServerName string
 	Version    string // of this software, for GET /version
@@ -39,6 +39,7 @@ type Options struct {
 	Typing     *ephemeral.Typing
 	Receipts   *ephemeral.Receipts
 	Presence   *ephemeral.Presence
+	Encryption Encryption
 	// Alive hears of every server that made a valid request; it must not block. nil: nobody.
 	Alive func(server string)
 

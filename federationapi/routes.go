@@ -25,7 +25,7 @@ func (a *API) Routes() []httpx.Route {
 	version := get("/version", "Server discovery", a.version)
 	userinfo := get("/openid/userinfo", "OpenID", a.userinfo)
 	version.Auth, userinfo.Auth = httpx.AuthNone, httpx.AuthNone
-	return []httpx.Route{
+	return append(a.encryptionRoutes(), []httpx.Route{
 		transactions,
 		version,
 		userinfo,
@@ -50,5 +50,5 @@ func (a *API) Routes() []httpx.Route {
 		get("/query/directory", "Querying for information", a.queryDirectory),
 		get("/publicRooms", "Published Room Directory", a.publicRooms),
 		post("/publicRooms", "Published Room Directory", a.searchPublicRooms),
-	}
+	}...)
 }

@@ -100,7 +100,9 @@ func (a *API) take(ctx context.Context, origin string, t *transaction) (httpx.Ra
 	}
 	a.metrics.pdus.Add(float64(len(t.PDUs)))
 	for _, e := range t.EDUs {
-		a.takeEDU(ctx, origin, e)
+		if err := a.takeEDU(ctx, origin, e); err != nil {
+			return nil, err
+		}
 	}
 	type result struct {
 		Error string `json:"error,omitempty"`

@@ -176,11 +176,41 @@ func (q PublicRoomsQuery) body() map[string]any {
 	return b
 }
 
+// Hierarchy asks for a room and the rooms below it (Server-Server API, "Spaces"). The answer is a JSON object, unchecked.
+func (c *Client) Hierarchy(ctx context.Context, server, roomID string, suggestedOnly bool) (json.RawMessage, error) {
+	var out json.RawMessage
+	err := c.get(ctx, server, call{name: "hierarchy", hurry: true, limit: 8 << 20,
+		path: path("/_matrix/federation/v1/hierarchy/", roomID) + "?suggested_only=" + strconv.FormatBool(suggestedOnly)}, &out)
+	return out, err
+}
+
 // UserDevices asks for a user's devices and keys. The answer is a JSON object, unchecked.
 func (c *Client) UserDevices(ctx context.Context, server, userID string) (json.RawMessage, error) {
 	var out json.RawMessage
 	err := c.get(ctx, server, call{
 		name: "user_devices", path: path("/_matrix/federation/v1/user/devices/", userID), limit: 8 << 20,
+	}, &out)
+	return out, err
+}
+
+// keysAnswer bounds answers with the keys of many devices.
+const keysAnswer = 32 << 20
+
+// QueryDeviceKeys asks for the device and cross-signing keys of users: user id → device ids, none for all. The answer
+// is a JSON object, unchecked.
+func (c *Client) QueryDeviceKeys(ctx context.Context, server string, want map[string][]string) (json.RawMessage, error) {
+	return c.askForKeys(ctx, server, "query_device_keys", "query", map[string]any{"device_keys": want})
+}
+
+// ClaimKeys asks for one-time keys: user id → device id → algorithm. The answer is a JSON object, unchecked.
+func (c *Client) ClaimKeys(ctx context.Context, server string, want map[string]map[string]string) (json.RawMessage, error) {
+	return c.askForKeys(ctx, server, "claim_keys", "claim", map[string]any{"one_time_keys": want})
+}
+
+func (c *Client) askForKeys(ctx context.Context, server, name, what string, body any) (json.RawMessage, error) {
+	var out json.RawMessage
+	err := c.get(ctx, server, call{
+		name: name, method: http.MethodPost, path: "/_matrix/federation/v1/user/keys/" + what, content: body, limit: keysAnswer, hurry: true,
 	}, &out)
 	return out, err
 }
