@@ -2,8 +2,10 @@ package spaces
 
 import (
 	"context"
+	"net/http"
 	"slices"
 
+	"knock/internal/httpx"
 	"knock/internal/matrixerr"
 	"knock/internal/sqldb"
 	"knock/roomserver"
@@ -16,6 +18,20 @@ type Federation struct {
 	Room     entry    `json:"room"`
 	Children []entry  `json:"children"`
 	Hidden   []string `json:"inaccessible_children"`
+}
+
+// FederationRoutes is the route table for other servers.
+func (a *API) FederationRoutes() []httpx.Route {
+	return []httpx.Route{{Method: http.MethodGet, Path: "/_matrix/federation/v1/hierarchy/{roomId}", Handler: a.forServer,
+		Auth: httpx.AuthServer, Spec: "Server-Server: Spaces"}}
+}
+
+func (a *API) forServer(ctx context.Context, r *httpx.Request) (any, error) {
+	suggested, err := boolean(r.Query("suggested_only"))
+	if err != nil {
+		return nil, err
+	}
+	return a.ForServer(ctx, r.Caller.Origin, r.Vars["roomId"], suggested)
 }
 
 // ForServer answers another server that asks about a room (Server-Server API, "Spaces"): the room and those of its

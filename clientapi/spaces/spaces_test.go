@@ -339,6 +339,24 @@ func TestForServer(t *testing.T) {
 	})
 }
 
+// TestFederationRoutes sees that the origin and the filter reach ForServer.
+func TestFederationRoutes(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		root := n.space("root")
+		n.child(root, n.public("a"), ``)
+		router := httpx.NewRouter(n.api.FederationRoutes(), httpx.Hooks{
+			AuthenticateServer: func(context.Context, *httpx.Request) (string, error) { return "far", nil }})
+		for query, children := range map[string]int64{"": 1, "?suggested_only=true": 0} {
+			w := httptest.NewRecorder()
+			router.ServeHTTP(w, httptest.NewRequest("GET", "/_matrix/federation/v1/hierarchy/"+url.PathEscape(root)+query, nil))
+			got := gjson.ParseBytes(w.Body.Bytes())
+			if w.Code != 200 || got.Get("room.room_id").Str != root || got.Get("children.#").Int() != children {
+				t.Errorf("%q: %d %s", query, w.Code, w.Body)
+			}
+		}
+	})
+}
+
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(`{"room":{"room_id":"!a:b","room_type":"m.space","children_state":[{"type":"m.space.child","state_key":"!c:d","content":{"via":["x"],"order":"a"}}]}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -56,6 +56,7 @@ func TestCalls(t *testing.T) {
 		"GET " + fed + "/v1/query/directory":                answer(`{"room_id":"!r:a.example","servers":["a.example"]}`),
 		"GET " + fed + "/v1/publicRooms":                    answer(`{"chunk":[]}`),
 		"POST " + fed + "/v1/publicRooms":                   answer(`{"chunk":[1]}`),
+		"GET " + fed + "/v1/hierarchy/{room}":               answer(`{"room":{}}`),
 		"GET " + fed + "/v1/user/devices/{user}":            answer(`{"devices":[]}`),
 		"GET /_matrix/key/v2/server":                        answer(`{"server_name":"a.example"}`),
 		"POST /_matrix/key/v2/query":                        answer(`{"server_keys":[{}]}`),
@@ -107,6 +108,8 @@ func TestCalls(t *testing.T) {
 	check("profile", string(profile["displayname"]) == `"A"`, err)
 	room, servers, err := r.Alias(ctx, there, "#a:a.example")
 	check("directory", room == "!r:a.example" && len(servers) == 1, err)
+	raw, err = r.Hierarchy(ctx, there, "!r/1:a.example", true)
+	check("hierarchy", string(raw) == `{"room":{}}`, err)
 	raw, err = r.PublicRooms(ctx, there, PublicRoomsQuery{Limit: 1})
 	check("publicRooms", string(raw) == `{"chunk":[]}`, err)
 	raw, err = r.PublicRooms(ctx, there, PublicRoomsQuery{Filter: json.RawMessage(`{}`)})

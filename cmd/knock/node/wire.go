@@ -101,7 +101,7 @@ func (n *Node) wire(context.Context) error {
 		SyncPosition: p.sync.Position, Replaced: n.takeAlong, Bundle: p.related.Extra, Log: n.logs.Component("rooms")})
 	p.directoryAPI = n.newDirectoryAPI()
 	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, SyncPosition: p.sync.Position})
-	p.spacesAPI = spaces.New(spaces.Options{Rooms: p.rooms, Log: n.logs.Component("rooms"), Registerer: n.metrics})
+	p.spacesAPI = n.newSpacesAPI()
 	p.peopleAPI = people.New(people.Options{Rooms: p.rooms, Directory: p.users, Reports: reports.New(n.db, nil), Exists: p.account.Exists})
 	p.federation = n.newFederation()
 	p.limiter = n.newLimiter()
@@ -151,6 +151,7 @@ func (n *Node) federationRoutes() []httpx.Route {
 	}
 	p := &n.parts
 	rows := append(p.federation.Routes(), p.keys.Routes()...)
+	rows = append(rows, p.spacesAPI.FederationRoutes()...)
 	return append(rows, p.media.FederationRoutes()...)
 }
 
@@ -253,6 +254,14 @@ func (n *Node) newDirectoryAPI() *directory.API {
 		o.Remote = remoteDirectory{n.parts.remote}
 	}
 	return directory.New(o)
+}
+
+func (n *Node) newSpacesAPI() *spaces.API {
+	o := spaces.Options{Rooms: n.parts.rooms, Log: n.logs.Component("rooms"), Registerer: n.metrics}
+	if n.parts.remote != nil {
+		o.Remote = n.parts.remote
+	}
+	return spaces.New(o)
 }
 
 func (n *Node) newMedia() (*mediaapi.Media, error) {
