@@ -440,6 +440,8 @@ func TestMedia(t *testing.T) {
 		},
 		dl + "old":      refuse(404, `{"errcode":"M_UNRECOGNIZED","error":"?"}`),
 		dl + "oldproxy": refuse(404, `not found`),
+		dl + "oldplain": refuse(400, `bad request`),
+		dl + "bad":      refuse(400, `{"errcode":"M_INVALID_PARAM","error":"bad"}`),
 		"GET /_matrix/media/v3/download/{server}/{id}": func(w http.ResponseWriter, req *http.Request) {
 			if req.URL.Query().Get("allow_remote") != "false" || req.Header.Get("Authorization") != "" {
 				t.Errorf("%s %s", req.URL, req.Header)
@@ -467,6 +469,8 @@ func TestMedia(t *testing.T) {
 		{"moved", "text/plain; charset=utf-8", "FROM CDN", 8, ""},
 		{"old", "text/plain", "LEGACY", 6, ""},
 		{"oldproxy", "text/plain", "LEGACY", 6, ""},
+		{"oldplain", "text/plain", "LEGACY", 6, ""},
+		{"bad", "", "", 100, KindStatus},
 		{"inside", "", "", 100, KindRefused},
 		{"http", "", "", 100, KindBadBody},
 		{"json", "", "", 100, KindBadBody},

@@ -214,7 +214,8 @@ func clip(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "")
 }
 
-// unsupported tells whether a server does not know the endpoint that was called.
+// unsupported tells whether a server does not know the endpoint that was called. A plain 400 counts, too: some say that
+// in place of a Matrix error.
 func unsupported(err error) bool {
 	var e *Error
 	if !errors.As(err, &e) || e.Kind != KindStatus {
@@ -223,5 +224,5 @@ func unsupported(err error) bool {
 	if e.Matrix != nil {
 		return e.Matrix.Code == "M_UNRECOGNIZED"
 	}
-	return e.Code == http.StatusNotFound || e.Code == http.StatusMethodNotAllowed
+	return e.Code == http.StatusNotFound || e.Code == http.StatusMethodNotAllowed || e.Code == http.StatusBadRequest
 }
