@@ -3,6 +3,7 @@ package ephemeral
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,10 +27,10 @@ const (
 // Place is where an event stands in its room.
 type Place struct {
 	RoomNID int64
-	Ord     int64  // order of history
-	Pos     int64  // position of the newest timeline event that is not after it
-	Thread  string // root's event id, or "main"
-	Parent  string // event id in its m.relates_to, "" for none
+	Ord     int64    // order of history
+	Pos     int64    // position of the newest timeline event that is not after it
+	Thread  string   // root's event id, or "main"
+	Related []string // events that it relates to, directly or by one another
 }
 
 // Events finds events.
@@ -153,7 +154,7 @@ func (r *Receipts) passed(ctx context.Context, p placed) (passed bool, err error
 // what relates to it are in the main timeline, but clients that show them in the
 // thread mark them there.
 func (p Place) in(thread, eventID string) bool {
-	return thread == "" || thread == p.Thread || thread == eventID || thread == p.Parent
+	return thread == "" || thread == p.Thread || thread == eventID || slices.Contains(p.Related, thread)
 }
 
 func (r *Receipts) locate(ctx context.Context, room, eventID string) (Place, error) {

@@ -33,7 +33,7 @@ func (h *history) Locate(_ context.Context, room, id string) (Place, bool, error
 	}
 	p := Place{RoomNID: 1, Ord: int64(n), Pos: int64(n), Thread: "main"}
 	if n >= 20 {
-		p.Thread, p.Parent = "$2", "$2"
+		p.Thread, p.Related = "$2", []string{"$2"}
 	}
 	return p, true, nil
 }

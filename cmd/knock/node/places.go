@@ -7,6 +7,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"knock/internal/ephemeral"
+	"knock/internal/pushrules"
 	"knock/internal/sqldb"
 	"knock/roomserver"
 	"knock/roomserver/event"
@@ -33,8 +34,8 @@ func (p places) Locate(ctx context.Context, room, eventID string) (place ephemer
 		if ok = e.Room == key.NID && e.HasOrd; !ok {
 			return nil
 		}
-		place = placeOf(e)
-		return nil
+		place, err = p.placeOf(tx, e)
+		return err
 	})
 	if errors.Is(err, store.ErrNotFound) {
 		return place, false, nil
@@ -43,14 +44,32 @@ func (p places) Locate(ctx context.Context, room, eventID string) (place ephemer
 }
 
 // placeOf leaves Pos at 0 for history that was fetched: nothing was delivered before it.
-func placeOf(e *store.Stored) ephemeral.Place {
+func (p places) placeOf(tx *sqldb.Tx, e *store.Stored) (ephemeral.Place, error) {
+	place := ephemeral.Place{RoomNID: e.Room, Ord: e.Ord, Pos: e.Pos, Thread: pushrules.Main}
 	relation := relationOf(e.Event)
-	place := ephemeral.Place{RoomNID: e.Room, Ord: e.Ord, Pos: e.Pos, Thread: "main", Parent: relation.parent}
 	if relation.kind == "m.thread" {
 		place.Thread = relation.parent
 	}
-	return place
+	for range maxHops {
+		if relation.kind == "" || relation.parent == "" {
+			break
+		}
+		place.Related = append(place.Related, relation.parent)
+		parent, err := p.rooms.Store.EventByID(tx, relation.parent)
+		if errors.Is(err, store.ErrNotFound) || err == nil && parent.Room != e.Room {
+			break
+		}
+		if err != nil {
+			return place, err
+		}
+		relation = relationOf(parent.Event)
+	}
+	return place, nil
 }
+
+// maxHops bounds how many relations are followed to find the threads that an event has to do with (Client-Server API,
+// "Threaded read receipts").
+const maxHops = 3
 
 type relation struct{ kind, parent string }
 

@@ -1,0 +1,128 @@
+package node
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/tidwall/gjson"
+
+	"knock/internal/sqldb/sqldbtest"
+)
+
+// person is a user of a running node.
+type person struct {
+	t     *testing.T
+	base  string
+	token string
+}
+
+// do makes a request and returns the status and the answer.
+func (p *person) do(method, path, body string) (int, gjson.Result) {
+	p.t.Helper()
+	req, err := http.NewRequestWithContext(p.t.Context(), method, p.base+"/_matrix/client/v3/"+path, strings.NewReader(body))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+p.token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return resp.StatusCode, gjson.ParseBytes(data)
+}
+
+func (p *person) ok(method, path, body string) gjson.Result {
+	p.t.Helper()
+	status, answer := p.do(method, path, body)
+	if status != http.StatusOK {
+		p.t.Fatalf("%s %s: %d %s", method, path, status, answer.Raw)
+	}
+	return answer
+}
+
+// eachNode runs fn with a user on a node of each engine.
+func eachNode(t *testing.T, fn func(t *testing.T, p *person)) {
+	for name, database := range sqldbtest.URLs(t) {
+		t.Run(name, func(t *testing.T) {
+			n, stop := start(t, testConfig(t, database), io.Discard)
+			defer func() {
+				if err := stop(); err != nil {
+					t.Error(err)
+				}
+			}()
+			p := &person{t: t, base: n.ClientURL()}
+			p.token = p.ok("POST", "register", `{"username":"alice","password":"long enough","auth":{"type":"m.login.dummy"}}`).Get("access_token").Str
+			fn(t, p)
+		})
+	}
+}
+
+func TestSettingsOfReplacedRooms(t *testing.T) {
+	eachNode(t, func(t *testing.T, p *person) {
+		old := p.ok("POST", "createRoom", `{}`).Get("room_id").Str
+		tags := func(room string) string {
+			return "user/@alice:localhost/rooms/" + url.PathEscape(room) + "/tags"
+		}
+		p.ok("PUT", tags(old)+"/m.favourite", `{"order":0.5}`)
+		p.ok("PUT", "pushrules/global/room/"+url.PathEscape(old), `{"actions":["dont_notify"]}`)
+		next := p.ok("POST", "rooms/"+url.PathEscape(old)+"/upgrade", `{"new_version":"11"}`).Get("replacement_room").Str
+		if got := p.ok("GET", tags(next), "").Raw; got != `{"tags":{"m.favourite":{"order":0.5}}}` {
+			t.Errorf("tags %s", got)
+		}
+		if got := p.ok("GET", "pushrules/global/room/"+url.PathEscape(next)+"/actions", "").Raw; got != `{"actions":["dont_notify"]}` {
+			t.Errorf("push rule %s", got)
+		}
+	})
+}
+
+func TestReceiptsInThreads(t *testing.T) {
+	eachNode(t, func(t *testing.T, p *person) {
+		room := "rooms/" + url.PathEscape(p.ok("POST", "createRoom", `{}`).Get("room_id").Str)
+		sent := 0
+		send := func(kind, parent string) string {
+			content := map[string]any{"body": "x", "msgtype": "m.text"}
+			if parent != "" {
+				content["m.relates_to"] = map[string]string{"rel_type": kind, "event_id": parent}
+			}
+			body, err := json.Marshal(content)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sent++
+			return p.ok("PUT", room+"/send/m.room.message/"+string(rune('a'+sent)), string(body)).Get("event_id").Str
+		}
+		root := send("", "")
+		reply := send("m.thread", root)
+		edit := send("m.replace", reply)
+		about := send("m.reference", root)
+		vote := send("m.annotation", about)
+		far := send("m.annotation", send("m.reference", send("m.reference", vote)))
+		for name, c := range map[string]struct {
+			event, thread string
+			status        int
+		}{
+			"of the thread":            {reply, root, 200},
+			"of the thread, as main":   {reply, "main", 400},
+			"an edit in the thread":    {edit, root, 200},
+			"the root":                 {root, root, 200},
+			"what relates to the root": {vote, root, 200},
+			"it is in main as well":    {vote, "main", 200},
+			"too far from the root":    {far, root, 400},
+			"another thread":           {edit, vote, 400},
+		} {
+			status, answer := p.do("POST", room+"/receipt/m.read/"+url.PathEscape(c.event), `{"thread_id":"`+c.thread+`"}`)
+			if status != c.status {
+				t.Errorf("%s: %d %s, want %d", name, status, answer.Raw, c.status)
+			}
+		}
+	})
+}
