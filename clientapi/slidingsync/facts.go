@@ -1,0 +1,212 @@
+package slidingsync
+
+import (
+	"context"
+	"strings"
+
+	"github.com/tidwall/gjson"
+
+	"knock/internal/sqldb"
+	"knock/roomserver"
+	"knock/roomserver/state"
+	"knock/roomserver/store"
+)
+
+// facts are what filters ask of a room's state. They are immutable.
+type facts struct {
+	set       *state.Set // from which they are; nil for invites and knocks
+	unknown   bool       // the invite says nothing of the room
+	typ       *string    // m.room.create's; nil: none
+	encrypted bool
+	named     bool   // name was looked for
+	name      string // folded: the name and the alias, or the heroes
+}
+
+// needs says whether a filter asks for facts, and for the room's name.
+func (f *filter) needs() (facts, name bool) {
+	return f.encrypted != nil || f.types != nil || f.notTypes != nil || f.name != "", f.name != ""
+}
+
+// loadFacts makes sure that all entries have facts.
+func (a *answer) loadFacts(ctx context.Context, names bool) error {
+	var absent []*entry
+	for _, e := range a.roster.order {
+		if f := e.facts.Load(); f == nil || names && !f.named {
+			absent = append(absent, e)
+		}
+	}
+	for len(absent) > 0 {
+		n := min(len(absent), factsAtOnce)
+		err := a.read(ctx, func(tx *sqldb.Tx) error {
+			for _, e := range absent[:n] {
+				f, err := a.factsOf(tx, e, names)
+				if err != nil {
+					return err
+				}
+				e.facts.Store(f)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		absent = absent[n:]
+	}
+	return nil
+}
+
+const factsAtOnce = 500
+
+func (a *answer) factsOf(tx *sqldb.Tx, e *entry, names bool) (*facts, error) {
+	if e.kind() == outside {
+		return a.invitedFacts(tx, e)
+	}
+	pos := a.roster.at
+	if e.kind() == gone {
+		pos = e.row.Pos
+	}
+	ref, _, err := a.o.Rooms.Store.StateAt(tx, e.key.NID, pos)
+	if err != nil {
+		return &facts{unknown: true, named: true}, notFound(err)
+	}
+	f := &facts{set: ref.Set, named: names}
+	v := roomserver.View{State: ref}
+	create, err := a.o.Rooms.StateEvent(tx, v, "m.room.create", "")
+	if err != nil {
+		return nil, err
+	}
+	if create != nil {
+		f.typ = roomType(create.Event.ContentGet("type"))
+	}
+	encryption, err := a.o.Rooms.StateEvent(tx, v, "m.room.encryption", "")
+	if err != nil {
+		return nil, err
+	}
+	f.encrypted = encryption != nil
+	if names {
+		f.name, err = a.nameOf(tx, e, v)
+	}
+	return f, err
+}
+
+// notFound makes an error of what is not there: a room that was left without ever
+// having been here.
+func notFound(err error) error {
+	if err == store.ErrNotFound {
+		return nil
+	}
+	return err
+}
+
+func roomType(v gjson.Result) *string {
+	if v.Type != gjson.String {
+		return nil
+	}
+	return &v.Str
+}
+
+// invitedFacts are what the stripped state of an invite or a knock says.
+func (a *answer) invitedFacts(tx *sqldb.Tx, e *entry) (*facts, error) {
+	list, err := a.o.Rooms.Stripped(tx, e.row)
+	if err != nil {
+		return nil, err
+	}
+	f := &facts{unknown: true, named: true}
+	var name, alias string
+	for _, raw := range list {
+		ev := gjson.ParseBytes(raw)
+		if ev.Get("state_key").Str != "" {
+			continue
+		}
+		switch ev.Get("type").Str {
+		case "m.room.create":
+			f.unknown, f.typ = false, roomType(ev.Get("content.type"))
+		case "m.room.encryption":
+			f.unknown, f.encrypted = false, true
+		case "m.room.name":
+			name = ev.Get("content.name").Str
+		case "m.room.canonical_alias":
+			alias = ev.Get("content.alias").Str
+		}
+	}
+	f.name = strings.ToLower(name + "\n" + alias)
+	return f, nil
+}
+
+func (a *answer) nameOf(tx *sqldb.Tx, e *entry, v roomserver.View) (string, error) {
+	var words []string
+	for _, part := range [][2]string{{"m.room.name", "name"}, {"m.room.canonical_alias", "alias"}} {
+		ev, err := a.o.Rooms.StateEvent(tx, v, part[0], "")
+		if err != nil {
+			return "", err
+		}
+		if ev != nil {
+			words = append(words, ev.Event.ContentString(part[1]))
+		}
+	}
+	if strings.Join(words, "") == "" {
+		users, err := a.o.Reader.Heroes(tx, e.key.NID, v.State.Set, a.q.user)
+		if err != nil {
+			return "", err
+		}
+		for _, user := range users {
+			m, err := a.o.Reader.Member(tx, v.State, user)
+			if err != nil {
+				return "", err
+			}
+			if m != nil {
+				words = append(words, m.Event.ContentString("displayname"), user)
+			}
+		}
+	}
+	return strings.ToLower(strings.Join(words, "\n")), nil
+}
+
+// space is a joined space's rooms, for one state of it.
+type space struct {
+	set      *state.Set
+	children map[string]bool
+}
+
+// children returns the rooms of a space.
+func (a *answer) children(ctx context.Context, e *entry) (map[string]bool, error) {
+	v, err := a.o.Rooms.View(ctx, e.key.ID, a.at.pos)
+	if err != nil {
+		return nil, err
+	}
+	if sp, ok := a.spaces.Get(e.key.NID); ok && sp.set == v.State.Set {
+		return sp.children, nil
+	}
+	sp := space{set: v.State.Set, children: map[string]bool{}}
+	err = a.read(ctx, func(tx *sqldb.Tx) error {
+		entries, err := a.o.Reader.Plain(tx, e.key.NID, sp.set)
+		if err != nil {
+			return err
+		}
+		tuples := make([]int64, len(entries))
+		for i, en := range entries {
+			tuples[i] = en.Tuple
+		}
+		names, err := a.o.Rooms.Store.Tuples(tx, tuples)
+		if err != nil {
+			return err
+		}
+		var nids []int64
+		for _, en := range entries {
+			if names[en.Tuple].Type == "m.space.child" {
+				nids = append(nids, en.Event)
+			}
+		}
+		events, err := a.o.Rooms.Store.InOrder(tx, nids)
+		for _, ev := range events {
+			if key, _ := ev.Event.Key(); ev.Event.ContentGet("via").IsArray() {
+				sp.children[key] = true
+			}
+		}
+		return err
+	})
+	if err == nil {
+		a.spaces.Put(e.key.NID, sp)
+	}
+	return sp.children, err
+}
