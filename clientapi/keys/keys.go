@@ -23,7 +23,7 @@ type Options struct {
 	// Position reads the position out of a sync token; M_INVALID_PARAM for what is none.
 	Position func(token string) (int64, error)
 	// Moves finds the changes of membership that a user's device lists depend on, with from < position ≤ to.
-	Moves func(tx *sqldb.Tx, userID string, from, to int64) (e2ee.Moves, error)
+	Moves func(ctx context.Context, userID string, from, to int64) (e2ee.Moves, error)
 	// Published is the newest position that everybody may see.
 	Published func() int64
 	// Confirm does an operation once the caller has authenticated again (User-Interactive Authentication).
@@ -148,11 +148,11 @@ func (a *API) changes(ctx context.Context, r *httpx.Request) (any, error) {
 		Left    []string `json:"left"`
 	}{[]string{}, []string{}}
 	to := a.o.Published()
+	moves, err := a.o.Moves(ctx, r.Caller.UserID, from, to)
+	if err != nil {
+		return nil, err
+	}
 	err = a.o.DB.Read(ctx, func(tx *sqldb.Tx) error {
-		moves, err := a.o.Moves(tx, r.Caller.UserID, from, to)
-		if err != nil {
-			return err
-		}
 		changed, left, err := a.e.DeviceLists(tx, r.Caller.UserID, from, to, moves)
 		answer.Changed, answer.Left = append(answer.Changed, changed...), append(answer.Left, left...)
 		return err

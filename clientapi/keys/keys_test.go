@@ -26,7 +26,7 @@ func (nowhere) Servers(*sqldb.Tx, string) ([]string, error)             { return
 func (nowhere) SharedRooms(*sqldb.Tx, string) ([]string, error)         { return nil, nil }
 func (nowhere) Members(*sqldb.Tx, string) ([]string, error)             { return nil, nil }
 func (nowhere) Sharing(*sqldb.Tx, string, []string) ([]string, error)   { return nil, nil }
-func noMoves(*sqldb.Tx, string, int64, int64) (m e2ee.Moves, err error) { return m, nil }
+func noMoves(context.Context, string, int64, int64) (m e2ee.Moves, err error) { return m, nil }
 
 func position(token string) (int64, error) {
 	n, err := strconv.ParseInt(strings.TrimPrefix(token, "s"), 10, 64)

@@ -36,9 +36,8 @@ type answer struct {
 	given    []uint64 // member events, for the device to remember
 	searched int      // events that were looked at for timelines
 
-	sections                  // encoded
-	keys     map[string]int64 // one-time keys
-	fallback []string         // unused fallback keys
+	sections // encoded
+	deviceNews
 	presence []ephemeral.State
 }
 
@@ -61,6 +60,9 @@ func (s *Sync) answer(ctx context.Context, q *request, at token) (body []byte, s
 	if q.ignored, err = s.o.Accounts.IgnoredUsers(ctx, q.user); err != nil {
 		return nil, false, err
 	}
+	if err := a.countKeys(ctx); err != nil {
+		return nil, false, err
+	}
 	if err := a.find(ctx); err != nil {
 		return nil, false, err
 	}
@@ -79,7 +81,7 @@ func (s *Sync) answer(ctx context.Context, q *request, at token) (body []byte, s
 	}
 	a.sharePresence()
 	body, some = a.encode()
-	q.seen.Offer(at, a.given)
+	q.seen.Offer(a.at, a.given)
 	return body, some, nil
 }
 
@@ -125,7 +127,7 @@ func (a *answer) find(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return a.findMoves(ctx, changed, moved)
 }
 
 // personalNews reports whether something that concerns the user alone may have
@@ -187,7 +189,7 @@ func (a *answer) shared(tx *sqldb.Tx) error {
 	if err := a.readCounts(tx); err != nil {
 		return err
 	}
-	return a.countKeys(tx)
+	return a.readDeviceNews(tx)
 }
 
 // placeData adds the rooms with account data. Of a room that the user came into
@@ -241,13 +243,6 @@ func (a *answer) readCounts(tx *sqldb.Tx) (err error) {
 		keys = append(keys, pushrules.RoomKey{ID: id, NID: r.key.NID})
 	}
 	a.counts, err = a.o.Push.Unread(tx, a.q.user, keys, a.at.pos)
-	return err
-}
-
-func (a *answer) countKeys(tx *sqldb.Tx) (err error) {
-	if a.o.Keys != nil {
-		a.keys, a.fallback, err = a.o.Keys.KeyCounts(tx, a.q.user, a.q.device)
-	}
 	return err
 }
 

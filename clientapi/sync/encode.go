@@ -131,6 +131,7 @@ func (a *answer) encode() (body []byte, some bool) {
 	if size > 0 {
 		b = a.appendRooms(b)
 	}
+	b = a.appendDeviceNews(b)
 	some = len(b) > start
 	return append(a.appendKeys(b), '}'), some
 }
@@ -161,20 +162,4 @@ func (a *answer) globalData() (events []json.RawMessage) {
 		events = append(events, syncread.Typed(typePushRules, a.rules))
 	}
 	return events
-}
-
-// appendKeys appends what a device must know of its keys. Every answer has it.
-func (a *answer) appendKeys(b []byte) []byte {
-	b = append(b, `"device_one_time_keys_count":{`...)
-	if len(a.keys) == 0 {
-		b = append(b, `"signed_curve25519":0`...)
-	}
-	for alg, n := range a.keys {
-		b = append(strconv.AppendInt(append(event.AppendString(b, alg), ':'), n, 10), ',')
-	}
-	b = append(syncread.Closed(b, '}'), `,"device_unused_fallback_key_types":[`...)
-	for _, alg := range a.fallback {
-		b = append(event.AppendString(b, alg), ',')
-	}
-	return syncread.Closed(b, ']')
 }

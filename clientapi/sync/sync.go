@@ -12,6 +12,7 @@ package sync
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"net/http"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"knock/internal/account"
 	"knock/internal/cache"
 	"knock/internal/clock"
+	"knock/internal/e2ee"
 	"knock/internal/ephemeral"
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
@@ -30,11 +32,19 @@ import (
 	"knock/roomserver"
 )
 
-// KeyCounts tells a device how many of its one-time keys are left.
-type KeyCounts interface {
+// Keys is end-to-end encryption as /sync tells of it; e2ee.Service does.
+type Keys interface {
 	// KeyCounts returns the number of unclaimed one-time keys by algorithm, and
 	// the algorithms whose fallback key has not been used.
-	KeyCounts(tx *sqldb.Tx, userID, deviceID string) (oneTime map[string]int64, unusedFallback []string, err error)
+	KeyCounts(ctx context.Context, userID, deviceID string) (oneTime map[string]int, unusedFallback []string, err error)
+	// DeviceLists returns the users whose keys must be fetched again, and those
+	// with whom no room is shared any more, for from < position ≤ to.
+	DeviceLists(tx *sqldb.Tx, userID string, from, to int64, m e2ee.Moves) (changed, left []string, err error)
+	// ToDevice returns messages for a device with from < position ≤ to, at most
+	// limit; when there are more, those after next come next.
+	ToDevice(tx *sqldb.Tx, userID, deviceID string, from, to int64, limit int) (events []json.RawMessage, next int64, more bool, err error)
+	// AckToDevice says that a device has all messages up to a position.
+	AckToDevice(userID, deviceID string, upto int64)
 }
 
 // Options are what a Sync needs.
@@ -48,7 +58,7 @@ type Options struct {
 	Receipts *ephemeral.Receipts
 	Presence *ephemeral.Presence
 
-	Keys KeyCounts // nil: no device has keys
+	Keys Keys // nil: no device has keys
 	// Bundle returns what else timeline events carry for a viewer, such as
 	// aggregations of relations; nil: nothing.
 	Bundle syncread.Bundle
@@ -157,6 +167,9 @@ func (s *Sync) parseSince(q *request, text string) error {
 		t.eph, q.stale = 0, true
 	}
 	q.since = t
+	if s.o.Keys != nil && q.device != "" {
+		s.o.Keys.AckToDevice(q.user, q.device, t.messages())
+	}
 	return nil
 }
 
@@ -172,7 +185,7 @@ func (s *Sync) sync(ctx context.Context, r *httpx.Request) (any, error) {
 	wait, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	atOnce := q.initial || q.full
-	for look := atOnce || q.stale || q.timeout == 0; ; look = false {
+	for look := atOnce || q.stale || q.since.toDevice > 0 || q.timeout == 0; ; look = false {
 		at := s.now()
 		if look || s.o.Hub.Ready(q.user, q.since.pos, q.since.eph) {
 			body, some, err := s.answer(r.Context(), q, at)
@@ -199,11 +212,8 @@ func (s *Sync) now() token {
 // nothing answers that nothing happened after since.
 func (s *Sync) nothing(ctx context.Context, q *request) (any, error) {
 	a := &answer{Sync: s, q: q, at: q.since}
-	if s.o.Keys != nil {
-		err := s.o.DB.Read(ctx, func(tx *sqldb.Tx) error { return a.countKeys(tx) })
-		if err != nil {
-			return nil, err
-		}
+	if err := a.countKeys(ctx); err != nil {
+		return nil, err
 	}
 	body, _ := a.encode()
 	q.seen.Offer(a.at, nil)

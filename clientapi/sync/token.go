@@ -11,10 +11,18 @@ import (
 // part is all that other endpoints need.
 type token struct {
 	pos      int64
-	toDevice int64  // reserved: the position of to-device messages, when it is behind pos
+	toDevice int64  // the position of messages to the device, when it is behind pos; else 0
 	eph      int64  // of the ephemeral sequence of the start named boot
 	boot     string // of the node
 	epoch    string // of the database
+}
+
+// messages is the position up to which the device has its messages.
+func (t token) messages() int64 {
+	if t.toDevice > 0 {
+		return t.toDevice
+	}
+	return t.pos
 }
 
 const maxToken = 128 // bytes
