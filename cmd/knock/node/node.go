@@ -46,6 +46,7 @@ type Node struct {
 	lock  *os.File
 	db    *sqldb.DB
 	hub   *stream.Hub
+	later later
 	keys  *Keys
 	stop  context.CancelFunc // ends the writer of db
 	parts parts
@@ -117,6 +118,7 @@ func (n *Node) openDatabase(ctx context.Context) (err error) {
 	}
 	n.hub = stream.New(pos)
 	n.db.OnPublish(n.hub.Advance)
+	n.db.OnPublish(n.later.published)
 	writer, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n.stop = stop
 	n.db.Start(writer)

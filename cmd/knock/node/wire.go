@@ -11,6 +11,7 @@ import (
 	accountapi "knock/clientapi/account"
 	"knock/clientapi/directory"
 	ephemeralapi "knock/clientapi/ephemeral"
+	keysapi "knock/clientapi/keys"
 	"knock/clientapi/people"
 	pushapi "knock/clientapi/push"
 	relationsapi "knock/clientapi/relations"
@@ -22,6 +23,7 @@ import (
 	"knock/federationapi/keys"
 	"knock/federationapi/send"
 	"knock/internal/account"
+	"knock/internal/e2ee"
 	"knock/internal/ephemeral"
 	"knock/internal/httpx"
 	"knock/internal/limits"
@@ -45,6 +47,7 @@ type parts struct {
 	keys    *keys.Ring
 	store   *store.Store
 	sender  *send.Sender
+	e2ee    *e2ee.Service
 	index   *relations.Index
 	rooms   *roomserver.Server
 	related *relations.Reader
@@ -65,6 +68,7 @@ type parts struct {
 	relationsAPI *relationsapi.API
 	spacesAPI    *spaces.API
 	peopleAPI    *people.API
+	keysAPI      *keysapi.API
 	federation   *federationapi.API // nil without federation
 
 	limiter *limits.Limiter
@@ -82,6 +86,7 @@ func (n *Node) wire(context.Context) error {
 	p.keys = n.newKeyRing()
 	p.store = store.New(store.Options{DB: n.db, Registerer: n.metrics})
 	p.sender = n.newSender()
+	p.e2ee = n.newEncryption()
 	p.index = relations.NewIndex(p.store)
 	p.rooms = n.newRooms()
 	p.related = relations.NewReader(relations.Options{Rooms: p.rooms, Ignored: p.account.IgnoredUsersTx})
@@ -103,6 +108,7 @@ func (n *Node) wire(context.Context) error {
 	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, SyncPosition: p.sync.Position})
 	p.spacesAPI = n.newSpacesAPI()
 	p.peopleAPI = people.New(people.Options{Rooms: p.rooms, Directory: p.users, Reports: reports.New(n.db, nil), Exists: p.account.Exists})
+	p.keysAPI = n.newKeysAPI()
 	p.federation = n.newFederation()
 	p.limiter = n.newLimiter()
 	return nil
@@ -116,6 +122,9 @@ func (n *Node) startParts(ctx context.Context) error {
 	if err := n.parts.rooms.Start(ctx); err != nil {
 		return fmt.Errorf("rooms: %w", err)
 	}
+	if err := n.parts.e2ee.Start(ctx); err != nil {
+		return fmt.Errorf("end-to-end encryption: %w", err)
+	}
 	return nil
 }
 
@@ -124,6 +133,7 @@ func (n *Node) components() []component {
 	list := []component{
 		{"account", n.parts.account.Run},
 		{"rooms", n.parts.rooms.Run},
+		{"e2ee", n.parts.e2ee.Run},
 		{"users", n.parts.users.Run},
 		{"media", n.parts.media.Run},
 		{"typing", n.parts.typing.Run},
@@ -139,7 +149,7 @@ func (n *Node) components() []component {
 // clientRoutes are the rows of the client listener: everything, so that one reverse proxy is enough.
 func (n *Node) clientRoutes() []httpx.Route {
 	p := &n.parts
-	rows := clientapi.Assemble(p.sync, p.roomsAPI, p.ephemeralAPI, p.directoryAPI, p.relationsAPI, p.spacesAPI, p.peopleAPI, p.about, p.accountAPI, p.pushAPI)
+	rows := clientapi.Assemble(p.sync, p.roomsAPI, p.ephemeralAPI, p.directoryAPI, p.relationsAPI, p.spacesAPI, p.peopleAPI, p.about, p.accountAPI, p.pushAPI, p.keysAPI)
 	rows = append(rows, p.media.ClientRoutes()...)
 	return append(rows, n.federationRoutes()...)
 }
@@ -217,6 +227,7 @@ func (n *Node) newRooms() *roomserver.Server {
 		Profiles: memberProfiles{p.account}, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"),
 		Participants: []roomserver.Participant{
 			counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}, p.index, userdir.NewWatcher(n.hub, n.cfg.ServerName),
+			&gatekeeper{e2ee: p.e2ee, store: p.store, server: n.cfg.ServerName, later: &n.later},
 		}}
 	if p.remote != nil {
 		o.Remote, o.Verifier, o.Outbound = federationapi.NewRemote(p.remote), p.keys, p.sender
@@ -231,7 +242,7 @@ func (n *Node) newFederation() *federationapi.API {
 		return nil
 	}
 	return federationapi.New(federationapi.Options{ServerName: n.cfg.ServerName, Version: n.opts.Version, Rooms: p.rooms, Verifier: p.keys,
-		Accounts: p.account, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Alive: n.alive,
+		Accounts: p.account, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Encryption: p.e2ee, Alive: n.alive,
 		Log: n.logs.Component("federation"), Registerer: n.metrics})
 }
 
@@ -244,7 +255,7 @@ func (n *Node) alive(server string) {
 func (n *Node) newSync() *sync.Sync {
 	p := &n.parts
 	return sync.New(sync.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Accounts: p.account, Push: p.push, Typing: p.typing,
-		Receipts: p.receipts, Presence: p.presence, Bundle: p.related.Extra, Registerer: n.metrics})
+		Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee, Bundle: p.related.Extra, Registerer: n.metrics})
 }
 
 func (n *Node) newDirectoryAPI() *directory.API {
