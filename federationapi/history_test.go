@@ -1,8 +1,11 @@
 package federationapi_test
 
 import (
+	"encoding/json"
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -81,6 +84,70 @@ func TestQuestionsAboutEvents(t *testing.T) {
 			if got, answer := b.call(a, "GET", v1+path, ""); got != status {
 				t.Errorf("%s: %d, want %d: %s", path, got, status, answer)
 			}
+		}
+	})
+}
+
+// TestEventAtTime asks for events by their time before any of the history is here, and reads on from there.
+func TestEventAtTime(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		room := a.create(roomserver.CreateRequest{Preset: "public_chat"})
+		var said []string
+		const hour = int64(3_600_000)
+		began := time.Now().UnixMilli() - 1000*hour
+		for i := range 300 {
+			id, err := a.rooms.Send(t.Context(), roomserver.SendRequest{RoomID: room, Sender: a.user("alice"), Type: "m.room.message",
+				Content: json.RawMessage(`{"body":"x"}`), TS: began + int64(i)*hour})
+			must(t, err)
+			said = append(said, id)
+		}
+		bob := b.user("bob")
+		must(t, b.join(room, bob, a))
+		at := func(ts int64, forward bool) string {
+			t.Helper()
+			e, err := b.rooms.EventAtTime(t.Context(), room, bob, ts, forward)
+			must(t, err)
+			return e.ID
+		}
+		for _, c := range []struct {
+			ts      int64
+			forward bool
+			want    int
+		}{{began + 100*hour - 1, true, 100}, {began + 200*hour + 1, false, 200}, {began + 250*hour, true, 250}, {began + 100*hour, false, 100}} {
+			if got := at(c.ts, c.forward); got != said[c.want] {
+				t.Fatalf("%+v: %s, want %s", c, got, said[c.want])
+			}
+		}
+		from := roomserver.Point(-1 << 62)
+		read := func(q roomserver.HistoryRequest) (ids []string) {
+			t.Helper()
+			q.RoomID, q.User, q.From = room, bob, &from
+			h, err := b.rooms.History(t.Context(), q)
+			must(t, err)
+			for _, e := range h.Events {
+				if e.Event.Type() == "m.room.message" {
+					ids = append(ids, e.ID)
+				}
+			}
+			from = h.End
+			return ids
+		}
+		// Back from the newest: the gaps around what was found are filled.
+		_, err := b.rooms.EventAtTime(t.Context(), room, bob, began, true)
+		must(t, err)
+		var back []string
+		from = roomserver.Point(1 << 62)
+		for len(back) < len(said) {
+			ids := read(roomserver.HistoryRequest{Back: true, Limit: 70})
+			if len(ids) == 0 {
+				break
+			}
+			back = append(back, ids...)
+		}
+		slices.Reverse(back)
+		if !slices.Equal(back, said) {
+			t.Fatalf("the history has %d messages, or not in their order", len(back))
 		}
 	})
 }

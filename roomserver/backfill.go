@@ -94,6 +94,12 @@ func (s *Server) backfillThrough(ctx context.Context, key store.RoomKey, server 
 	}
 	found := map[string]*event.Event{}
 	s.parseGap(ctx, key, raws, found)
+	return s.storeHistory(ctx, key, server, gap, found, false)
+}
+
+// storeHistory puts fetched events into the history before a gap and returns how
+// many. They are told to be apart when more belongs between them and the gap.
+func (s *Server) storeHistory(ctx context.Context, key store.RoomKey, server string, gap *store.Stored, found map[string]*event.Event, apart bool) (int, error) {
 	if err := s.dropPlaced(ctx, found); err != nil || len(found) == 0 {
 		return 0, err
 	}
@@ -109,12 +115,14 @@ func (s *Server) backfillThrough(ctx context.Context, key store.RoomKey, server 
 	if len(list) == 0 {
 		return 0, nil
 	}
-	return len(list), s.retry(ctx, func() error { return s.writeHistory(ctx, key, gap, list, states) })
+	return len(list), s.retry(ctx, func() error { return s.writeHistory(ctx, key, gap, list, states, apart) })
 }
 
-// dropPlaced removes the events that are in the history already.
+// dropPlaced removes the events that are in the history already, and those that
+// precede them: they belong to another gap.
 func (s *Server) dropPlaced(ctx context.Context, found map[string]*event.Event) error {
-	return s.db.Read(ctx, func(tx *sqldb.Tx) error {
+	var drop []string
+	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
 		for id := range found {
 			e, err := s.Store.EventByID(tx, id)
 			switch {
@@ -122,11 +130,20 @@ func (s *Server) dropPlaced(ctx context.Context, found map[string]*event.Event) 
 			case err != nil:
 				return err
 			case e.Flags&store.Outlier == 0:
-				delete(found, id)
+				drop = append(drop, id)
 			}
 		}
 		return nil
 	})
+	for len(drop) > 0 {
+		id := drop[len(drop)-1]
+		drop = drop[:len(drop)-1]
+		if e := found[id]; e != nil {
+			delete(found, id)
+			drop = append(drop, e.PrevEventIDs()...)
+		}
+	}
+	return err
 }
 
 // prepareHistory makes sure that the auth events of an event of the history are
@@ -174,12 +191,12 @@ func (s *Server) prepareHistory(ctx context.Context, key store.RoomKey, server s
 }
 
 // writeHistory puts events, oldest first, before the gap.
-func (s *Server) writeHistory(ctx context.Context, key store.RoomKey, gap *store.Stored, list []*event.Event, states map[string]*state.Set) error {
+func (s *Server) writeHistory(ctx context.Context, key store.RoomKey, gap *store.Stored, list []*event.Event, states map[string]*state.Set, apart bool) error {
 	r, err := s.handleOf(ctx, key)
 	if err != nil {
 		return err
 	}
-	ords, err := s.ordsBefore(ctx, key, gap.Ord, len(list))
+	ords, err := s.ordsBefore(ctx, key, gap.Ord, len(list), apart)
 	if err != nil {
 		return err
 	}
@@ -203,13 +220,26 @@ func (s *Server) writeHistory(ctx context.Context, key store.RoomKey, gap *store
 	return b.wait(ctx)
 }
 
+// Steps in the order of history. Events that are fetched are put close to what
+// they precede, so that those before them have room as well.
+const (
+	closeness = 64
+	farApart  = 1 << 40
+)
+
 // ordsBefore returns n places, ascending, between an event and the one before it.
-func (s *Server) ordsBefore(ctx context.Context, key store.RoomKey, ord int64, n int) ([]int64, error) {
+func (s *Server) ordsBefore(ctx context.Context, key store.RoomKey, ord int64, n int, apart bool) ([]int64, error) {
 	step := int64(ordStep)
+	if apart {
+		step = farApart
+	}
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
 		before, some, err := s.Store.Neighbour(tx, key.NID, ord, true)
 		if some {
 			step = (ord - before) / int64(n+1)
+		}
+		if some && !apart && step > 0 {
+			step = max(1, step/closeness)
 		}
 		return err
 	})

@@ -26,6 +26,9 @@ type Remote interface {
 	StateIDs(ctx context.Context, server, roomID, eventID string) (state, auth []string, err error)
 	State(ctx context.Context, server, roomID, eventID string) (state, auth []json.RawMessage, err error)
 	Backfill(ctx context.Context, server, roomID string, from []string, limit int) ([]json.RawMessage, error)
+	// EventAtTime asks for the first event at or after a time in milliseconds, or
+	// the last at or before it.
+	EventAtTime(ctx context.Context, server, roomID string, ts int64, forward bool) (eventID string, at int64, err error)
 	Alias(ctx context.Context, server, alias string) (roomID string, servers []string, err error)
 }
 

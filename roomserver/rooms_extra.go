@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -315,39 +314,6 @@ func (s *Server) SenderMembers(tx *sqldb.Tx, events []*store.Stored) ([]*store.S
 		}
 	}
 	return members, nil
-}
-
-// EventAtTime returns the event that a user may see and that is nearest to a
-// time, in milliseconds: the first at or after it, or the last at or before it.
-func (s *Server) EventAtTime(ctx context.Context, roomID, userID string, ts int64, forward bool) (*store.Stored, error) {
-	key, err := s.Room(ctx, roomID)
-	if err != nil {
-		return nil, err
-	}
-	var from Point
-	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		e, err := s.Store.NearestTS(tx, key.NID, ts, forward)
-		if errors.Is(err, store.ErrNotFound) {
-			return ErrUnknownEvent
-		}
-		if err == nil {
-			if from = Point(e.Ord); !forward {
-				from = After(e)
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	h, err := s.History(ctx, HistoryRequest{RoomID: roomID, User: userID, From: &from, Back: !forward, Limit: 1})
-	if err == nil && len(h.Events) == 0 {
-		err = ErrUnknownEvent
-	}
-	if err != nil {
-		return nil, err
-	}
-	return h.Events[0], nil
 }
 
 // RoomSummary is what those outside a room may learn of it (client-server API,

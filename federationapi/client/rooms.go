@@ -264,6 +264,22 @@ func (c *Client) Backfill(ctx context.Context, server, roomID string, from []str
 	return first(out.PDUs, limit), err
 }
 
+// EventAtTime asks for the first event at or after a time in milliseconds, or the last at or before it, and returns its
+// id and time.
+func (c *Client) EventAtTime(ctx context.Context, server, roomID string, ts int64, forward bool) (eventID string, at int64, err error) {
+	query := url.Values{"ts": {strconv.FormatInt(ts, 10)}, "dir": {"b"}}
+	if forward {
+		query.Set("dir", "f")
+	}
+	var out struct {
+		Event string `json:"event_id"`
+		TS    int64  `json:"origin_server_ts"`
+	}
+	err = c.get(ctx, server, call{name: "timestamp_to_event", hurry: true,
+		path: path("/_matrix/federation/v1/timestamp_to_event/", roomID) + "?" + query.Encode()}, &out)
+	return out.Event, out.TS, err
+}
+
 // list makes sure that an empty list is sent as one.
 func list(s []string) []string {
 	if s == nil {
