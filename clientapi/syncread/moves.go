@@ -2,6 +2,8 @@ package syncread
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"knock/internal/e2ee"
 	"knock/internal/sqldb"
@@ -10,21 +12,53 @@ import (
 	"knock/roomserver/store"
 )
 
-// Moves returns the changes of membership between two positions that a user's
-// device lists depend on.
-func (r *Reader) Moves(ctx context.Context, user string, from, to int64) (e2ee.Moves, error) {
-	m := moves{Reader: r, user: user, from: from, to: to, own: map[string]bool{}}
-	rooms := r.o.Rooms.Hub.ChangedRooms(user, from)
+// MovesSince is Moves of all rooms in which something changed.
+func (r *Reader) MovesSince(ctx context.Context, user string, from, to int64) (e2ee.Moves, error) {
+	ids := map[string]bool{}
+	for _, id := range r.o.Rooms.Hub.ChangedRooms(user, from) {
+		ids[id] = true
+	}
 	if r.o.Rooms.Hub.LastPersonal(user) > from {
-		if err := m.findOwn(ctx); err != nil {
-			return m.Moves, err
+		err := r.o.Rooms.Store.DB.Read(ctx, func(tx *sqldb.Tx) error {
+			rows, err := r.o.Rooms.MembershipsSince(tx, user, from)
+			if err != nil {
+				return err
+			}
+			for _, row := range rows {
+				key, err := r.o.Rooms.Store.RoomByNID(tx, row.Room)
+				if err != nil {
+					return err
+				}
+				ids[key.ID] = true
+			}
+			return nil
+		})
+		if err != nil {
+			return e2ee.Moves{}, err
 		}
 	}
+	return r.Moves(ctx, user, slices.Collect(maps.Keys(ids)), from, to)
+}
+
+// Moves returns the changes of membership between two positions that a user's
+// device lists depend on. rooms are those in which the state, or how the user
+// stands to them, may have changed.
+func (r *Reader) Moves(ctx context.Context, user string, rooms []string, from, to int64) (e2ee.Moves, error) {
+	m := moves{Reader: r, user: user}
 	for _, id := range rooms {
-		if !m.own[id] {
-			if err := m.compare(ctx, id); err != nil {
-				return m.Moves, err
-			}
+		was, err := r.o.Rooms.View(ctx, id, from)
+		if err != nil {
+			return m.Moves, err
+		}
+		is, err := r.o.Rooms.View(ctx, id, to)
+		if err != nil {
+			return m.Moves, err
+		}
+		if was.State.Set == is.State.Set {
+			continue
+		}
+		if err := r.o.Rooms.Store.DB.Read(ctx, func(tx *sqldb.Tx) error { return m.compare(tx, id, was, is) }); err != nil {
+			return m.Moves, err
 		}
 	}
 	return m.Moves, nil
@@ -33,86 +67,53 @@ func (r *Reader) Moves(ctx context.Context, user string, from, to int64) (e2ee.M
 type moves struct {
 	*Reader
 	e2ee.Moves
-	user     string
-	from, to int64
-	own      map[string]bool // rooms that the user came into or left
+	user string
 }
 
-// findOwn finds the rooms that the user came into or left.
-func (m *moves) findOwn(ctx context.Context) error {
-	now := map[string]store.Membership{}
-	db, rooms := m.o.Rooms.Store.DB, m.o.Rooms
-	err := db.Read(ctx, func(tx *sqldb.Tx) error {
-		rows, err := rooms.MembershipsSince(tx, m.user, m.from)
-		if err != nil {
-			return err
-		}
-		for _, row := range rows {
-			key, err := rooms.Store.RoomByNID(tx, row.Room)
-			if err != nil {
-				return err
-			}
-			if row.Pos <= m.to {
-				now[key.ID] = row.State
-			}
-		}
-		return nil
-	})
+// compare finds who came into a room and who left it: when the user did, that
+// stands for all others in it.
+func (m *moves) compare(tx *sqldb.Tx, id string, was, is roomserver.View) error {
+	before, err := m.joined(tx, was)
 	if err != nil {
 		return err
 	}
-	for id, membership := range now {
-		v, err := rooms.View(ctx, id, m.from)
-		if err != nil {
-			return err
-		}
-		if err := db.Read(ctx, func(tx *sqldb.Tx) error { return m.moved(tx, id, v, membership) }); err != nil {
-			return err
-		}
+	now, err := m.joined(tx, is)
+	switch {
+	case err != nil:
+		return err
+	case now && !before:
+		m.Joined = append(m.Joined, id)
+	case before && !now:
+		m.Left = append(m.Left, id)
+	case now:
+		return m.others(tx, was.State.Set, is.State.Set)
 	}
 	return nil
 }
 
-func (m *moves) moved(tx *sqldb.Tx, id string, was roomserver.View, now store.Membership) error {
-	own, err := m.Member(tx, was.State, m.user)
-	switch before := Membership(own); {
-	case before != store.Join && now == store.Join:
-		m.Joined, m.own[id] = append(m.Joined, id), true
-	case before == store.Join && now != store.Join:
-		m.Left, m.own[id] = append(m.Left, id), true
-	}
-	return err
+func (m *moves) joined(tx *sqldb.Tx, v roomserver.View) (bool, error) {
+	own, err := m.Member(tx, v.State, m.user)
+	return Membership(own) == store.Join, err
 }
 
-// compare finds the others who came into a room or left it.
-func (m *moves) compare(ctx context.Context, id string) error {
-	was, err := m.o.Rooms.View(ctx, id, m.from)
+func (m *moves) others(tx *sqldb.Tx, was, is *state.Set) error {
+	changes := state.Changes(was, is)
+	tuples := make([]int64, len(changes))
+	for i, e := range changes {
+		tuples[i] = e.Tuple
+	}
+	names, err := m.o.Rooms.Store.Tuples(tx, tuples)
 	if err != nil {
 		return err
 	}
-	is, err := m.o.Rooms.View(ctx, id, m.to)
-	if err != nil || was.State.Set == is.State.Set {
-		return err
-	}
-	return m.o.Rooms.Store.DB.Read(ctx, func(tx *sqldb.Tx) error {
-		changes := state.Changes(was.State.Set, is.State.Set)
-		tuples := make([]int64, len(changes))
-		for i, e := range changes {
-			tuples[i] = e.Tuple
-		}
-		names, err := m.o.Rooms.Store.Tuples(tx, tuples)
-		if err != nil {
-			return err
-		}
-		for _, e := range changes {
-			if name := names[e.Tuple]; name.Type == typeMember && name.Key != m.user {
-				if err := m.other(tx, name.Key, was.State.Set, e); err != nil {
-					return err
-				}
+	for _, e := range changes {
+		if name := names[e.Tuple]; name.Type == typeMember && name.Key != m.user {
+			if err := m.other(tx, name.Key, was, e); err != nil {
+				return err
 			}
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 func (m *moves) other(tx *sqldb.Tx, user string, was *state.Set, now state.Entry) error {
