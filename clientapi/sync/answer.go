@@ -3,6 +3,7 @@ package sync
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 
@@ -242,7 +243,7 @@ func (a *answer) readCounts(tx *sqldb.Tx) (err error) {
 		}
 		keys = append(keys, pushrules.RoomKey{ID: id, NID: r.key.NID})
 	}
-	a.counts, err = a.o.Push.Unread(tx, a.q.user, keys, a.at.pos)
+	a.counts, err = a.o.Push.Unread(tx, a.q.user, keys, a.at.pos, slices.Collect(maps.Keys(a.q.ignored))...)
 	return err
 }
 

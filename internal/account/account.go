@@ -56,16 +56,17 @@ type Deactivations interface {
 
 // Service is the domain of accounts. It is safe for concurrent use.
 type Service struct {
-	o       Options
-	db      *sqldb.DB
-	suffix  string // ":" and the server name
-	hasher  *hasher
-	tokens  *tokenCache
-	seen    *lastSeen
-	ignored *ignoredCache
-	known   *knownUsers
-	pending *reservations
-	metrics *metrics
+	o        Options
+	db       *sqldb.DB
+	suffix   string // ":" and the server name
+	hasher   *hasher
+	tokens   *tokenCache
+	seen     *lastSeen
+	ignored  *ignoredCache
+	ignoring *ignoring
+	known    *knownUsers
+	pending  *reservations
+	metrics  *metrics
 
 	profiles      ProfileFanout
 	deactivations Deactivations
@@ -87,7 +88,7 @@ func New(o Options) *Service {
 		o.CachedTokens = 50_000
 	}
 	return &Service{o: o, db: o.DB, suffix: ":" + o.ServerName, hasher: newHasher(o.HashWorkers),
-		tokens: newTokenCache(o.CachedTokens), seen: newLastSeen(), ignored: newIgnoredCache(), known: newKnownUsers(),
+		tokens: newTokenCache(o.CachedTokens), seen: newLastSeen(), ignored: newIgnoredCache(), ignoring: newIgnoring(), known: newKnownUsers(),
 		pending: newReservations(), metrics: newMetrics(o.Registerer)}
 }
 

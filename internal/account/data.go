@@ -110,6 +110,7 @@ func (s *Service) editData(ctx context.Context, userID, room, kind string, edit 
 	}
 	var verdict error
 	changed := false
+	edit, content := noted(edit)
 	err = s.db.Do(ctx, &sqldb.Op{Name: "account.data", Positions: 1,
 		Write: func(tx *sqldb.Tx, pos int64) (err error) {
 			changed, verdict, err = writeData(tx, local, Datum{Room: room, Type: kind, Pos: pos}, edit)
@@ -121,6 +122,7 @@ func (s *Service) editData(ctx context.Context, userID, room, kind string, edit 
 			}
 			if room == "" && kind == typeIgnored {
 				s.ignored.drop(local)
+				s.ignoring.set(userID, content())
 			}
 			s.o.Hub.TouchUser(userID, pos)
 		}})

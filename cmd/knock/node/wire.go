@@ -116,6 +116,9 @@ func (n *Node) wire(context.Context) error {
 
 // startParts loads what must be in memory before the first request.
 func (n *Node) startParts(ctx context.Context) error {
+	if err := n.parts.account.Load(ctx); err != nil {
+		return fmt.Errorf("accounts: %w", err)
+	}
 	if err := n.parts.push.Load(ctx); err != nil {
 		return fmt.Errorf("push rules: %w", err)
 	}
@@ -179,7 +182,7 @@ func (n *Node) newAccount() *account.Service {
 }
 
 func (n *Node) newPush() *pushrules.Service {
-	return pushrules.New(pushrules.Options{DB: n.db, Hub: n.hub, Log: n.logs.Component("push"), Registerer: n.metrics})
+	return pushrules.New(pushrules.Options{DB: n.db, Hub: n.hub, Ignores: n.parts.account, Log: n.logs.Component("push"), Registerer: n.metrics})
 }
 
 func (n *Node) newRemote() (*client.Client, error) {
