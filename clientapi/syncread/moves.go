@@ -2,22 +2,18 @@ package syncread
 
 import (
 	"context"
-	"maps"
 	"slices"
 
 	"knock/internal/e2ee"
 	"knock/internal/sqldb"
-	"knock/roomserver"
 	"knock/roomserver/state"
 	"knock/roomserver/store"
 )
 
-// MovesSince is Moves of all rooms in which something changed.
+// MovesSince finds the changes of membership that a local user's device lists
+// depend on, with from < position ≤ to.
 func (r *Reader) MovesSince(ctx context.Context, user string, from, to int64) (e2ee.Moves, error) {
-	ids := map[string]bool{}
-	for _, id := range r.o.Rooms.Hub.ChangedRooms(user, from) {
-		ids[id] = true
-	}
+	rooms := r.o.Rooms.Hub.ChangedRooms(user, from)
 	if r.o.Rooms.Hub.LastPersonal(user) > from {
 		err := r.o.Rooms.Store.DB.Read(ctx, func(tx *sqldb.Tx) error {
 			rows, err := r.o.Rooms.MembershipsSince(tx, user, from)
@@ -29,7 +25,7 @@ func (r *Reader) MovesSince(ctx context.Context, user string, from, to int64) (e
 				if err != nil {
 					return err
 				}
-				ids[key.ID] = true
+				rooms = append(rooms, key.ID)
 			}
 			return nil
 		})
@@ -37,103 +33,147 @@ func (r *Reader) MovesSince(ctx context.Context, user string, from, to int64) (e
 			return e2ee.Moves{}, err
 		}
 	}
-	return r.Moves(ctx, user, slices.Collect(maps.Keys(ids)), from, to)
+	slices.Sort(rooms)
+	return r.Moves(ctx, user, slices.Compact(rooms), from, to)
 }
 
-// Moves returns the changes of membership between two positions that a user's
-// device lists depend on. rooms are those in which the state, or how the user
-// stands to them, may have changed.
+// Moves is MovesSince for those rooms in which the state, or how the user stands
+// to them, may have changed. It costs no SQL while their state is the same.
 func (r *Reader) Moves(ctx context.Context, user string, rooms []string, from, to int64) (e2ee.Moves, error) {
-	m := moves{Reader: r, user: user}
+	m := mover{Reader: r, user: user}
+	type shift struct {
+		room          string
+		before, after *state.Set
+	}
+	var shifts []shift
 	for _, id := range rooms {
-		was, err := r.o.Rooms.View(ctx, id, from)
+		before, err := r.o.Rooms.View(ctx, id, from)
 		if err != nil {
-			return m.Moves, err
+			return m.moves, err
 		}
-		is, err := r.o.Rooms.View(ctx, id, to)
+		after, err := r.o.Rooms.View(ctx, id, to)
 		if err != nil {
-			return m.Moves, err
+			return m.moves, err
 		}
-		if was.State.Set == is.State.Set {
-			continue
-		}
-		if err := r.o.Rooms.Store.DB.Read(ctx, func(tx *sqldb.Tx) error { return m.compare(tx, id, was, is) }); err != nil {
-			return m.Moves, err
+		if before.State.Set != after.State.Set {
+			shifts = append(shifts, shift{id, before.State.Set, after.State.Set})
 		}
 	}
-	return m.Moves, nil
+	if len(shifts) == 0 {
+		return m.moves, nil
+	}
+	err := r.o.Rooms.Store.DB.Read(ctx, func(tx *sqldb.Tx) error {
+		m.tx = tx
+		for _, s := range shifts {
+			if err := m.room(s.room, s.before, s.after); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return m.moves, err
 }
 
-type moves struct {
+// mover gathers the moves of one user's rooms.
+type mover struct {
 	*Reader
-	e2ee.Moves
-	user string
+	tx    *sqldb.Tx
+	user  string
+	moves e2ee.Moves
 }
 
-// compare finds who came into a room and who left it: when the user did, that
-// stands for all others in it.
-func (m *moves) compare(tx *sqldb.Tx, id string, was, is roomserver.View) error {
-	before, err := m.joined(tx, was)
-	if err != nil {
+// room compares a room's state as it was and as it is.
+func (m *mover) room(id string, before, after *state.Set) error {
+	own, err := m.o.Rooms.Store.FindTuple(m.tx, store.Tuple{Type: typeMember, Key: m.user})
+	if err != nil || own == 0 {
 		return err
 	}
-	now, err := m.joined(tx, is)
-	switch {
-	case err != nil:
+	was, is, err := m.change(own, before, after)
+	if err != nil || !was && !is {
 		return err
-	case now && !before:
-		m.Joined = append(m.Joined, id)
-	case before && !now:
-		m.Left = append(m.Left, id)
-	case now:
-		return m.others(tx, was.State.Set, is.State.Set)
 	}
-	return nil
+	if !was {
+		m.moves.Joined = append(m.moves.Joined, id)
+		return nil
+	}
+	if !is {
+		m.moves.Left = append(m.moves.Left, id)
+	}
+	return m.others(own, before, after, is)
 }
 
-func (m *moves) joined(tx *sqldb.Tx, v roomserver.View) (bool, error) {
-	own, err := m.Member(tx, v.State, m.user)
-	return Membership(own) == store.Join, err
-}
-
-func (m *moves) others(tx *sqldb.Tx, was, is *state.Set) error {
-	changes := state.Changes(was, is)
+// others notes who came and went while the user was in the room.
+func (m *mover) others(own int64, before, after *state.Set, inside bool) error {
+	changes := state.Changes(before, after)
 	tuples := make([]int64, len(changes))
 	for i, e := range changes {
 		tuples[i] = e.Tuple
 	}
-	names, err := m.o.Rooms.Store.Tuples(tx, tuples)
+	names, err := m.o.Rooms.Store.Tuples(m.tx, tuples)
 	if err != nil {
 		return err
 	}
-	for _, e := range changes {
-		if name := names[e.Tuple]; name.Type == typeMember && name.Key != m.user {
-			if err := m.other(tx, name.Key, was, e); err != nil {
-				return err
-			}
+	for _, tuple := range tuples {
+		if names[tuple].Type != typeMember || tuple == own {
+			continue
+		}
+		was, is, err := m.change(tuple, before, after)
+		switch {
+		case err != nil:
+			return err
+		case is && !was && inside:
+			m.moves.In = append(m.moves.In, names[tuple].Key)
+		case was && !is:
+			m.moves.Out = append(m.moves.Out, names[tuple].Key)
 		}
 	}
 	return nil
 }
 
-func (m *moves) other(tx *sqldb.Tx, user string, was *state.Set, now state.Entry) error {
-	joined := [2]bool{}
-	old, _ := was.Get(now.Tuple)
-	for i, nid := range []int64{old, now.Event} {
-		if nid == 0 {
-			continue
-		}
-		e, err := m.o.Rooms.Store.Event(tx, nid)
+// change reports whether a member was and is joined. Who left and came back
+// meanwhile was not: their devices may have changed without a word.
+func (m *mover) change(tuple int64, before, after *state.Set) (was, is bool, err error) {
+	old, _ := before.Get(tuple)
+	now, _ := after.Get(tuple)
+	if was, err = m.joined(old); err != nil {
+		return false, false, err
+	}
+	if is, err = m.joined(now); err != nil || !was || !is || old == now {
+		return was, is, err
+	}
+	stayed, err := m.stayed(tuple, old, now)
+	return stayed, is, err
+}
+
+func (m *mover) joined(nid int64) (bool, error) {
+	if nid == 0 {
+		return false, nil
+	}
+	e, err := m.o.Rooms.Store.Event(m.tx, nid)
+	return err == nil && Membership(e) == store.Join, err
+}
+
+// maxSteps bounds the member events of a user that are looked at.
+const maxSteps = 16
+
+// stayed reports whether only joins, such as new display names, lead from one
+// member event to a later one.
+func (m *mover) stayed(tuple, from, to int64) (bool, error) {
+	for range maxSteps {
+		e, err := m.o.Rooms.Store.Event(m.tx, to)
 		if err != nil {
-			return err
+			return false, err
 		}
-		joined[i] = Membership(e) == store.Join
+		ref, err := m.o.Rooms.Store.Set(m.tx, e.State)
+		if err != nil {
+			return false, err
+		}
+		if to, _ = ref.Set.Get(tuple); to == from {
+			return true, nil
+		}
+		if in, err := m.joined(to); !in {
+			return false, err
+		}
 	}
-	switch {
-	case joined[1] && !joined[0]:
-		m.In = append(m.In, user)
-	case joined[0] && !joined[1]:
-		m.Out = append(m.Out, user)
-	}
-	return nil
+	return false, nil
 }
