@@ -114,6 +114,26 @@ func TestKnocks(t *testing.T) {
 	})
 }
 
+// TestKnocksAreTakenBack has a server that is not in the room tell one that is.
+func TestKnocksAreTakenBack(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		for _, version := range []string{"10", "12"} {
+			room := a.create(roomserver.CreateRequest{Version: version, InitialState: []roomserver.StateEvent{
+				{Type: "m.room.join_rules", Content: json.RawMessage(`{"join_rule":"knock"}`)}}})
+			user := b.user("carol")
+			_, err := b.rooms.Knock(t.Context(), roomserver.JoinRequest{RoomIDOrAlias: room, User: user, Via: []string{a.name}})
+			must(t, err)
+			a.knows(room, user, "knock")
+			must(t, b.rooms.Leave(t.Context(), room, user, "no longer"))
+			if got := b.is(room, user); got != "leave" {
+				t.Fatalf("the user is %q at home", got)
+			}
+			a.knows(room, user, "leave")
+		}
+	})
+}
+
 func TestBanIsSeenByTheBanned(t *testing.T) {
 	eachWorld(t, func(t *testing.T, w *world) {
 		a, b := w.add("a.test"), w.add("b.test")

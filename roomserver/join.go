@@ -97,10 +97,8 @@ func (s *Server) throughOthers(ctx context.Context, roomID, user string, via []s
 
 func (s *Server) candidates(ctx context.Context, roomID, user string, via []string, inside bool) []string {
 	list := slices.Clone(via)
-	if m, err := s.Membership(ctx, roomID, user); err == nil && m.State == store.Invite {
-		if e, err := s.Store.LoadOne(ctx, m.Event); err == nil {
-			list = append(list, serverOf(e.Event.Sender()))
-		}
+	if m, err := s.Membership(ctx, roomID, user); err == nil && (m.State == store.Invite || m.State == store.Knock) {
+		list = append(list, s.toldBy(ctx, m)...)
 	}
 	if servers, err := s.JoinedServers(ctx, roomID); err == nil && (inside || len(via) == 0) {
 		list = append(list, servers...)
@@ -115,6 +113,26 @@ func (s *Server) candidates(ctx context.Context, roomID, user string, via []stri
 		}
 	}
 	return out
+}
+
+// toldBy are the servers of those who made an invite or a knock and the state that came along: a room id need not
+// name one.
+func (s *Server) toldBy(ctx context.Context, m store.MemberRow) (servers []string) {
+	var list []json.RawMessage
+	if e, err := s.Store.LoadOne(ctx, m.Event); err == nil {
+		servers = append(servers, serverOf(e.Event.Sender()))
+	}
+	err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		list, err = s.Stripped(tx, m)
+		return err
+	})
+	if err != nil {
+		s.Log.WithError(err).Warn("The state that came with an invite or a knock could not be read")
+	}
+	for _, raw := range list {
+		servers = append(servers, serverOf(gjson.GetBytes(raw, "sender").Str))
+	}
+	return servers
 }
 
 // joinHere joins a room that this server is in.
