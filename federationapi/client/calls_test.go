@@ -41,17 +41,20 @@ func TestCalls(t *testing.T) {
 			}
 			_, _ = io.WriteString(w, `{"room_version":"11","event":{"type":"m.room.member"}}`)
 		},
-		"GET " + fed + "/v1/make_leave/{room}/{user}":       answer(`{"event":{}}`),
-		"GET " + fed + "/v1/make_knock/{room}/{user}":       answer(`{"event":7}`),
-		"PUT " + fed + "/v2/send_join/{room}/{event}":       answer(`{"origin":"a.example","auth_chain":[{"a":1},{"a":2}],"state":[{"s":"]}\"["}] ,"event":{"e":1},"members_omitted":false}`),
-		"PUT " + fed + "/v1/send_knock/{room}/{event}":      answer(`{"knock_room_state":[{},{}]}`),
-		"PUT " + fed + "/v2/invite/{room}/{event}":          answer(`{"event":{"i":1}}`),
-		"GET " + fed + "/v1/state/{room}":                   answer(`{"pdus":[{},{}],"auth_chain":[]}`),
-		"GET " + fed + "/v1/state_ids/{room}":               answer(`{"pdu_ids":["$1"],"auth_chain_ids":["$2","$3"]}`),
-		"GET " + fed + "/v1/event/{event}":                  answer(`{"origin":"a.example","pdus":[{"e":2}]}`),
-		"GET " + fed + "/v1/event_auth/{room}/{event}":      answer(`{"auth_chain":[{}]}`),
-		"GET " + fed + "/v1/backfill/{room}":                answer(`{"pdus":[{},{},{}]}`),
-		"POST " + fed + "/v1/get_missing_events/{room}":     answer(`{"events":[{},{},{}]}`),
+		"GET " + fed + "/v1/make_leave/{room}/{user}":   answer(`{"event":{}}`),
+		"GET " + fed + "/v1/make_knock/{room}/{user}":   answer(`{"event":7}`),
+		"PUT " + fed + "/v2/send_join/{room}/{event}":   answer(`{"origin":"a.example","auth_chain":[{"a":1},{"a":2}],"state":[{"s":"]}\"["}] ,"event":{"e":1},"members_omitted":false}`),
+		"PUT " + fed + "/v1/send_knock/{room}/{event}":  answer(`{"knock_room_state":[{},{}]}`),
+		"PUT " + fed + "/v2/invite/{room}/{event}":      answer(`{"event":{"i":1}}`),
+		"GET " + fed + "/v1/state/{room}":               answer(`{"pdus":[{},{}],"auth_chain":[]}`),
+		"GET " + fed + "/v1/state_ids/{room}":           answer(`{"pdu_ids":["$1"],"auth_chain_ids":["$2","$3"]}`),
+		"GET " + fed + "/v1/event/{event}":              answer(`{"origin":"a.example","pdus":[{"e":2}]}`),
+		"GET " + fed + "/v1/event_auth/{room}/{event}":  answer(`{"auth_chain":[{}]}`),
+		"GET " + fed + "/v1/backfill/{room}":            answer(`{"pdus":[{},{},{}]}`),
+		"POST " + fed + "/v1/get_missing_events/{room}": answer(`{"events":[{},{},{}]}`),
+		"GET " + fed + "/v1/timestamp_to_event/{room}": func(w http.ResponseWriter, req *http.Request) {
+			_, _ = fmt.Fprintf(w, `{"event_id":"$%s","origin_server_ts":%s}`, req.FormValue("dir"), req.FormValue("ts"))
+		},
 		"GET " + fed + "/v1/query/profile":                  answer(`{"displayname":"A"}`),
 		"GET " + fed + "/v1/query/directory":                answer(`{"room_id":"!r:a.example","servers":["a.example"]}`),
 		"GET " + fed + "/v1/publicRooms":                    answer(`{"chunk":[]}`),
@@ -104,6 +107,10 @@ func TestCalls(t *testing.T) {
 	check("backfill", len(list) == 2, err)
 	list, err = r.MissingEvents(ctx, there, "!r", nil, []string{"$e"}, 10, 0)
 	check("missing", len(list) == 3, err)
+	for dir, want := range map[bool]string{true: "$f", false: "$b"} {
+		id, ts, err := r.EventAtTime(ctx, there, "!r", 1_700_000_000_000, dir)
+		check("timestamp_to_event", id == want && ts == 1_700_000_000_000, err)
+	}
 	profile, err := r.QueryProfile(ctx, there, "@u", "displayname")
 	check("profile", string(profile["displayname"]) == `"A"`, err)
 	room, servers, err := r.Alias(ctx, there, "#a:a.example")

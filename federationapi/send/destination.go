@@ -2,9 +2,11 @@ package send
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -169,7 +171,7 @@ func (d *destination) deliver(ctx context.Context, out *outgoing) error {
 	}
 	defer func() { <-d.s.slots }()
 	refused, err := d.s.o.Client.SendTransaction(ctx, d.name, out.id, out.t)
-	if err != nil && len(out.t.PDUs)+len(out.t.EDUs) <= 1 && indigestible(err) {
+	if err != nil && len(out.t.PDUs)+len(out.t.EDUs) <= 1 && d.blames(ctx, err) {
 		d.s.o.Log.WithError(err).WithField("server", d.name).Warn("A server refuses an event as it stands; it is left out")
 		err = nil
 	}
@@ -183,10 +185,25 @@ func (d *destination) deliver(ctx context.Context, out *outgoing) error {
 	return nil
 }
 
-// indigestible tells whether the answer says that the transaction itself is wrong, so that it will not pass later.
+// indigestible tells whether the answer says that the transaction itself is wrong, so that it will not pass later. A
+// signature that does not hold is either ours or, with servers that write JSON in another way, of this content.
 func indigestible(err error) bool {
+	return answered(err, http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnauthorized)
+}
+
+func answered(err error, codes ...int) bool {
 	var e *client.Error
-	return errors.As(err, &e) && e.Matrix != nil && (e.Code == http.StatusBadRequest || e.Code == http.StatusRequestEntityTooLarge)
+	return errors.As(err, &e) && e.Matrix != nil && slices.Contains(codes, e.Code)
+}
+
+// blames tells whether a transaction of one event or EDU at most failed because of it: one without any passes then.
+func (d *destination) blames(ctx context.Context, err error) bool {
+	if !answered(err, http.StatusUnauthorized) {
+		return indigestible(err)
+	}
+	empty := &client.Transaction{Origin: d.s.o.ServerName, TS: d.s.o.Clock.Millis(), PDUs: []json.RawMessage{}}
+	_, err = d.s.o.Client.SendTransaction(ctx, d.name, d.s.txnID(), empty)
+	return err == nil
 }
 
 // settle notes that a transaction was answered.

@@ -343,20 +343,38 @@ var testOutbox = sqldb.Register("outbound.testOutbox", `SELECT name FROM outbox`
 
 func TestWhatAServerCannotDigestIsLeftOut(t *testing.T) {
 	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
-		r := newRig(t, db)
-		r.net.set(down)
-		for i := range 5 {
-			r.say(fmt.Sprint(i))
-		}
-		r.net.set(func(_ string, tr *client.Transaction) error {
-			for _, raw := range tr.PDUs {
-				if gjson.GetBytes(raw, "content.body").Str == "2" {
-					return &client.Error{Kind: client.KindStatus, Code: 400, Matrix: matrixerr.BadJSON("no")}
-				}
+		for _, code := range []int{400, 401, 413} {
+			r := newRig(t, db)
+			r.net.set(down)
+			for i := range 5 {
+				r.say(fmt.Sprint(i))
 			}
-			return nil
+			r.net.set(func(_ string, tr *client.Transaction) error {
+				for _, raw := range tr.PDUs {
+					if gjson.GetBytes(raw, "content.body").Str == "2" {
+						return &client.Error{Kind: client.KindStatus, Code: code, Matrix: matrixerr.New(code, "M_UNKNOWN", "no")}
+					}
+				}
+				return nil
+			})
+			r.arrived("b.test", "0", "1", "3", "4")
+			r.stop()
+		}
+	})
+}
+
+// TestNothingIsLeftOutForABadSignature has a server refuse all that we sign, for a while.
+func TestNothingIsLeftOutForABadSignature(t *testing.T) {
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
+		r := newRig(t, db)
+		r.net.set(func(string, *client.Transaction) error {
+			return &client.Error{Kind: client.KindStatus, Code: 401, Matrix: matrixerr.New(401, "M_UNAUTHORIZED", "no")}
 		})
-		r.arrived("b.test", "0", "1", "3", "4")
+		r.say("0")
+		r.say("1")
+		r.eventually("some attempts", func() bool { return len(r.net.attempts()) >= 5 })
+		r.net.set(nil)
+		r.arrived("b.test", "0", "1")
 	})
 }
 
