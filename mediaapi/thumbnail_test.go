@@ -81,12 +81,13 @@ func TestThumbnails(t *testing.T) {
 			{"photo", "width=99999999&height=99999999&method=crop", "jpeg 2000x1500"},
 			{"photo", "width=400&height=100&method=crop", "jpeg 640x480"},
 			{"photo", "width=700&height=700&method=crop", "jpeg 1600x1200"},
-			{"portrait", "width=320&height=240&method=scale", "jpeg 180x240"},
+			{"portrait", "width=320&height=240&method=scale", "png 180x240"},
 			{"portrait", "width=320&height=240&method=crop", "jpeg 360x480"},
-			{"portrait", "width=100&height=100&method=crop", "jpeg 256x256"},
+			{"portrait", "width=100&height=100&method=crop", "png 256x256"},
+			{"portrait", "width=640&height=480&method=scale", "jpeg 360x480"},
 			{"small", "width=320&height=240&method=scale", "png 60x40"},
 			{"small", "width=96&height=96&method=crop", "png 60x40"},
-			{"small", "width=32&height=32&method=crop", "jpeg 32x32"},
+			{"small", "width=32&height=32&method=crop", "png 32x32"},
 			{"moving", "width=32&height=32&method=crop", "jpeg 32x32"},
 			{"moving", "width=800&height=600&method=scale", "jpeg 400x300"},
 			{"moving", "width=800&height=600&method=scale&animated=false", "jpeg 400x300"},
@@ -222,7 +223,7 @@ func TestFederation(t *testing.T) {
 		}
 		_, id, _ = strings.Cut(n.upload(gray(t, "image/png", 500, 500), "image/png", ""), "/")
 		_, header, content = parts(t, fed("thumbnail/"+id+"?width=96&height=96&method=crop"))
-		if header["Content-Type"] != "image/jpeg" || dims([]byte(content)) != "jpeg 96x96" {
+		if header["Content-Type"] != "image/png" || dims([]byte(content)) != "png 96x96" {
 			t.Errorf("thumbnail %v %s", header, dims([]byte(content)))
 		}
 	})

@@ -30,11 +30,16 @@ type Size struct {
 type Image struct {
 	Size          Size
 	Width, Height int
-	Type          string // "image/jpeg", or "image/png" when something in it is transparent
+	Type          string // "image/jpeg" or "image/png"
 	Data          []byte
 }
 
-const jpegQuality = 82
+const (
+	jpegQuality = 82
+	// maxSharp is how many pixels a thumbnail of a PNG, often a drawing or a screen, may have to be one itself: its
+	// edges stay sharp, and it is still small.
+	maxSharp = 320 * 240
+)
 
 // Make decodes the image in r and makes a thumbnail of each size. info is what Inspect said about it.
 func Make(ctx context.Context, r io.Reader, info Info, sizes []Size) (made []Image, err error) {
@@ -64,7 +69,8 @@ func Make(ctx context.Context, r io.Reader, info Info, sizes []Size) (made []Ima
 		if !size.Crop {
 			bases = append(bases, small)
 		}
-		img, err := encode(turn(small, info.Orientation))
+		sharp := info.Type == "image/png" && small.Rect.Dx()*small.Rect.Dy() <= maxSharp
+		img, err := encode(turn(small, info.Orientation), sharp)
 		if err != nil {
 			return nil, err
 		}
@@ -132,11 +138,12 @@ func (s Size) Fit(iw, ih int) (w, h int) {
 	return max(1, (iw*s.Height+ih/2)/ih), s.Height
 }
 
-func encode(m *image.RGBA) (Image, error) {
+// encode makes a PNG where that is asked for or something is transparent, else a JPEG.
+func encode(m *image.RGBA, sharp bool) (Image, error) {
 	var buf bytes.Buffer
 	img := Image{Width: m.Rect.Dx(), Height: m.Rect.Dy(), Type: "image/jpeg"}
 	var err error
-	if m.Opaque() {
+	if !sharp && m.Opaque() {
 		err = jpeg.Encode(&buf, m, &jpeg.Options{Quality: jpegQuality})
 	} else {
 		img.Type = "image/png"
