@@ -151,3 +151,34 @@ func TestEventAtTime(t *testing.T) {
 		}
 	})
 }
+
+// TestMissingEventsByVisibility asks for what preceded a join: in order, and redacted where the room hides it from those
+// who came later.
+func TestMissingEventsByVisibility(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		for visibility, hidden := range map[string]bool{"world_readable": false, "shared": false, "invited": true, "joined": true} {
+			room := a.create(roomserver.CreateRequest{Version: "11", Preset: "public_chat", InitialState: []roomserver.StateEvent{
+				{Type: "m.room.history_visibility", Content: json.RawMessage(fmt.Sprintf(`{"history_visibility":%q}`, visibility))}}})
+			a.say(room, a.user("alice"), "before the join")
+			must(t, b.join(room, b.user("bob"), a))
+			create, err := a.rooms.CurrentState(t.Context(), room, "m.room.create", "")
+			must(t, err)
+			join, err := a.rooms.CurrentState(t.Context(), room, "m.room.member", b.user("bob"))
+			must(t, err)
+			status, answer := b.call(a, "POST", "/_matrix/federation/v1/get_missing_events/"+room,
+				fmt.Sprintf(`{"earliest_events":[%q],"latest_events":[%q],"limit":10,"min_depth":1}`, create.ID, join.ID))
+			var types []string
+			for _, e := range gjson.Get(answer, "events").Array() {
+				types = append(types, e.Get("type").Str)
+			}
+			want := []string{"m.room.member", "m.room.power_levels", "m.room.join_rules", "m.room.history_visibility", "m.room.guest_access", "m.room.message"}
+			if status != 200 || !slices.Equal(types, want) {
+				t.Errorf("%s: %d %v", visibility, status, types)
+			}
+			if body := gjson.Get(answer, "events.5.content.body"); body.Exists() == hidden {
+				t.Errorf("%s: the message is %s", visibility, gjson.Get(answer, "events.5"))
+			}
+		}
+	})
+}

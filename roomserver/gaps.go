@@ -27,7 +27,7 @@ const (
 // place adds an event to its room, fetching what it needs from other servers:
 // what precedes it first, for that mostly has its auth events.
 func (s *Server) place(ctx context.Context, key store.RoomKey, origin string, e *event.Event) error {
-	away, err := s.unplaced(ctx, e.PrevEventIDs())
+	away, err := s.awayBefore(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -35,6 +35,16 @@ func (s *Server) place(ctx context.Context, key store.RoomKey, origin string, e 
 		return s.placeWithGap(ctx, key, origin, e)
 	}
 	return s.placeHere(ctx, key, origin, e, admission{})
+}
+
+// awayBefore returns those of an event's prev events that are not placed here;
+// none when the event is here itself.
+func (s *Server) awayBefore(ctx context.Context, e *event.Event) ([]string, error) {
+	own, err := s.unplaced(ctx, []string{e.EventID()})
+	if err != nil || len(own) == 0 {
+		return nil, err
+	}
+	return s.unplaced(ctx, e.PrevEventIDs())
 }
 
 // placeHere adds an event before which the state is known, fetching its auth
@@ -104,7 +114,7 @@ func (s *Server) placeWithGap(ctx context.Context, key store.RoomKey, origin str
 
 // placeFetched adds an event that was fetched for a gap.
 func (s *Server) placeFetched(ctx context.Context, key store.RoomKey, origin string, e *event.Event) error {
-	away, err := s.unplaced(ctx, e.PrevEventIDs())
+	away, err := s.awayBefore(ctx, e)
 	if err != nil {
 		return err
 	}

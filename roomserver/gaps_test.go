@@ -330,6 +330,10 @@ func TestLongGap(t *testing.T) {
 		if !r.placed(final) || r.queued() != 0 {
 			t.Fatalf("the event did not come; %d are queued", r.queued())
 		}
+		asked := len(r.far.asked)
+		if err := r.s.place(t.Context(), r.key, "b.example", r.far.history[slices.IndexFunc(r.far.history, r.placed)]); err != nil || len(r.far.asked) > asked {
+			t.Errorf("the event after the gap again: %v, asked %v", err, r.far.asked[asked:])
+		}
 		e, err := r.s.CurrentState(t.Context(), r.room, "m.room.member", bob)
 		if err != nil || e.ID != last.EventID() {
 			t.Errorf("bob's newest name is not the room's: %v, %v", e, err)
