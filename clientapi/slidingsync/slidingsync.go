@@ -130,6 +130,16 @@ func (s *Sync) now() token {
 	return token{pos: s.o.Hub.Published(), eph: s.o.Hub.Ephemeral(), boot: s.boot, epoch: s.o.DB.Epoch()}
 }
 
+// upTo is the token of what an answer tells of: of everything, unless nothing of
+// it concerns the user. Then only the request itself can make something new.
+func (s *Sync) upTo(q *request) token {
+	at := s.now()
+	if !q.initial && !s.o.Hub.Ready(q.user, q.since.pos, q.since.eph) {
+		at.pos, at.eph = q.since.pos, q.since.eph
+	}
+	return at
+}
+
 // serve answers at once when there is something to tell or the client does not
 // want to wait, and else waits for it.
 func (s *Sync) serve(ctx context.Context, r *httpx.Request, q *request) (any, error) {
@@ -144,7 +154,7 @@ func (s *Sync) serve(ctx context.Context, r *httpx.Request, q *request) (any, er
 	stop := context.AfterFunc(own, cancel)
 	defer stop()
 	for {
-		a, err := s.look(own, q, s.now())
+		a, err := s.look(own, q, s.upTo(q))
 		if err != nil {
 			return nil, superseded(own, err)
 		}
