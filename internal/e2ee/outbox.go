@@ -87,10 +87,10 @@ func (s *Service) AnnounceDevices(tx *sqldb.Tx, pos int64, userID string, server
 	return func() { s.wake(servers) }, tx.Insert(outboxList, rows...)
 }
 
-// devicesOf are the devices of a user that have keys.
+// devicesOf are the devices of a local user, with keys or without.
 func (s *Service) devicesOf(tx *sqldb.Tx, userID string) ([]string, error) {
-	stored, err := readKeys(tx, []string{userID})
-	return keysOf(stored[userID]), err
+	names, err := s.o.Accounts.DeviceNames(tx, []string{userID})
+	return keysOf(names[userID]), err
 }
 
 // PendingServers returns the servers for which something waits.
@@ -221,10 +221,10 @@ type deviceListUpdate struct {
 }
 
 func (k *knownUsers) deviceListUpdate(r pending, before map[string]int64) deviceListUpdate {
-	d, ok := k.devices[r.user][r.device]
-	u := deviceListUpdate{UserID: r.user, DeviceID: r.device, Name: d.name, Stream: r.stream, Prev: []int64{}, Deleted: !ok}
+	name, ok := k.names[r.user][r.device]
+	u := deviceListUpdate{UserID: r.user, DeviceID: r.device, Name: name, Stream: r.stream, Prev: []int64{}, Deleted: !ok}
 	if ok {
-		u.Keys = d.keys
+		u.Keys = k.devices[r.user][r.device].keys
 	}
 	if prev, ok := before[r.user]; ok {
 		u.Prev = append(u.Prev, prev)

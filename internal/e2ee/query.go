@@ -37,6 +37,7 @@ type device struct {
 type knownUsers struct {
 	devices map[string]map[string]device
 	cross   map[string]map[usage]json.RawMessage
+	names   map[string]map[string]string // of all devices of local users
 }
 
 // readKeys reads the devices with keys.
@@ -78,7 +79,7 @@ func (s *Service) readUsers(tx *sqldb.Tx, users []string) (*knownUsers, error) {
 		}
 	}
 	cross, err := readCross(tx, users)
-	return &knownUsers{devices, cross}, err
+	return &knownUsers{devices, cross, names}, err
 }
 
 func readCross(tx *sqldb.Tx, users []string) (map[string]map[usage]json.RawMessage, error) {
