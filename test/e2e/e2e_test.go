@@ -10,6 +10,8 @@ import (
 	"image"
 	"image/color"
 	"image/png"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,15 +39,40 @@ func TestMatrixJSSDK(t *testing.T) {
 	if err := os.WriteFile(file, picture(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	hstest.Each(t, func(t *testing.T, s *hstest.Site) {
-		a, b := s.Start(platform, open), s.Start(merchant, open)
-		env := []string{"KNOCK_E2E_PLATFORM=" + a.URL(), "KNOCK_E2E_MERCHANT=" + b.URL(), "KNOCK_E2E_PICTURE=" + file}
-		out, err := command(t, 2*time.Minute, env, "node", "--test", "--test-force-exit", "--test-reporter=spec", "js/accounts.test.js", "js/companies.test.js")
-		if err != nil {
-			t.Error(err)
-		}
-		t.Logf("%s", out)
-	})
+	for name, files := range map[string][]string{
+		"plain":     {"js/accounts.test.js", "js/companies.test.js"},
+		"encrypted": {"js/encryption.test.js"}, // by itself: it stops nodes
+	} {
+		t.Run(name, func(t *testing.T) {
+			hstest.Each(t, func(t *testing.T, s *hstest.Site) {
+				a, b := s.Start(platform, open), s.Start(merchant, open)
+				control := httptest.NewServer(controls(map[string]*hstest.Node{"platform": a, "merchant": b}))
+				defer control.Close()
+				env := []string{"KNOCK_E2E_PLATFORM=" + a.URL(), "KNOCK_E2E_MERCHANT=" + b.URL(), "KNOCK_E2E_PICTURE=" + file, "KNOCK_E2E_CONTROL=" + control.URL}
+				args := append([]string{"--test", "--test-force-exit", "--test-reporter=spec"}, files...)
+				out, err := command(t, 2*time.Minute, env, "node", args...)
+				if err != nil {
+					t.Error(err)
+				}
+				t.Logf("%s", out)
+			})
+		})
+	}
+}
+
+// controls lets the tests in js/ stop and start nodes.
+func controls(nodes map[string]*hstest.Node) http.Handler {
+	mux := http.NewServeMux()
+	row := func(what string, do func(*hstest.Node) error) {
+		mux.HandleFunc("POST /"+what+"/{node}", func(w http.ResponseWriter, r *http.Request) {
+			if err := do(nodes[r.PathValue("node")]); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+			}
+		})
+	}
+	row("stop", (*hstest.Node).Stop)
+	row("start", (*hstest.Node).Start)
+	return mux
 }
 
 // install fetches what package-lock.json lists, once for a working copy. It skips the test where that cannot be done.

@@ -10,7 +10,7 @@ Promise.withResolvers ??= () => {
 };
 
 const sdk = await import("matrix-js-sdk");
-export const { ClientEvent, EventStatus, EventTimeline, NotificationCountType, RoomEvent, RoomMemberEvent, RoomStateEvent, UserEvent } = sdk;
+export const { ClientEvent, EventStatus, EventTimeline, MatrixEventEvent, NotificationCountType, RoomEvent, RoomMemberEvent, RoomStateEvent, UserEvent } = sdk;
 
 // The SDK tells the console a lot; console.log stays for whoever looks for a mistake here.
 for (const level of ["trace", "debug", "info", "warn", "error"]) console[level] = () => {};
@@ -18,10 +18,11 @@ for (const level of ["trace", "debug", "info", "warn", "error"]) console[level] 
 const patience = 20_000;
 const password = "correct horse battery staple";
 
-// What e2e_test.go hands over: the client URLs of two nodes and a PNG file.
+// What e2e_test.go hands over: the client URLs of two nodes, a PNG file, and where nodes are stopped and started.
 export const platform = given("KNOCK_E2E_PLATFORM");
 export const merchant = given("KNOCK_E2E_MERCHANT");
 export const picture = readFileSync(given("KNOCK_E2E_PICTURE"));
+const controls = given("KNOCK_E2E_CONTROL");
 
 function given(variable) {
     assert.ok(process.env[variable], `${variable} is not set: run go test ./test/e2e`);
@@ -50,9 +51,17 @@ export function login(baseUrl, user, secret = password) {
     return stranger(baseUrl).loginRequest({ type: "m.login.password", identifier, password: secret, initial_device_display_name: "e2e" });
 }
 
-// signIn is a client for the answer of register or login. It does not sync yet.
-export function signIn(baseUrl, { user_id: userId, access_token: accessToken, device_id: deviceId }) {
-    return sdk.createClient({ baseUrl, userId, accessToken, deviceId, timelineSupport: true });
+// signIn is a client for the answer of register or login. It does not sync yet. keys returns the key of the secret
+// storage, as createRecoveryKeyFromPassphrase makes it.
+export function signIn(baseUrl, { user_id: userId, access_token: accessToken, device_id: deviceId }, { keys } = {}) {
+    const getSecretStorageKey = async ({ keys: wanted }) => keys && [Object.keys(wanted)[0], keys().privateKey];
+    return sdk.createClient({ baseUrl, userId, accessToken, deviceId, timelineSupport: true, cryptoCallbacks: { getSecretStorageKey } });
+}
+
+// control has the test that started the nodes "stop" or "start" the "platform" or the "merchant".
+export async function control(what, node) {
+    const answer = await fetch(`${controls}/${what}/${node}`, { method: "POST" });
+    assert.equal(answer.status, 200, await answer.text());
 }
 
 const running = [];
@@ -63,6 +72,26 @@ export async function start(client, options = {}) {
     await client.startClient({ initialSyncLimit: 20, lazyLoadMembers: true, threadSupport: true, ...options });
     await until("the first sync", client, ClientEvent.Sync, () => client.isInitialSyncComplete());
     return client;
+}
+
+// startEncrypted is start with cryptography. Its keys are in memory: once stopped, the client is of no use.
+export async function startEncrypted(client) {
+    await client.initRustCrypto({ useIndexedDB: false });
+    return start(client);
+}
+
+// read waits until the client can read an encrypted message.
+export async function read(client, roomId, eventId, body) {
+    const event = await seen(client, roomId, eventId);
+    await until(`"${body}", which is ${event.decryptionFailureReason ?? "there"}`, client, MatrixEventEvent.Decrypted, () => event.getContent().body === body);
+    assert.ok(event.isEncrypted());
+}
+
+// untilTrue asks again and again, for what no event tells of.
+export async function untilTrue(what, check) {
+    for (const end = Date.now() + patience; !(await check()); await new Promise((resolve) => setTimeout(resolve, 50))) {
+        assert.ok(Date.now() < end, `waited in vain for ${what}`);
+    }
 }
 
 // until waits until check returns something, looking again whenever the client emits the event and after each sync.
