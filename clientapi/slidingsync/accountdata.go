@@ -13,12 +13,13 @@ import (
 // rooms in scope.
 func (a *answer) tellData(ctx context.Context) error {
 	x := &a.q.ext.accountData
-	g := a.group(x, markData, false)
+	news := a.o.Hub.LastPersonal(a.q.user) > a.q.since.pos
+	g := a.group(x, markData, false, news)
 	if a.draft.global = x.enabled; !x.enabled {
 		return nil
 	}
 	first := !a.draft.base.global
-	if !first && a.o.Hub.LastPersonal(a.q.user) <= a.q.since.pos && len(g.stale)+len(g.fresh) == 0 {
+	if !first && !news && !g.behind() {
 		return nil
 	}
 	d := &dataNews{answer: a, group: g, rooms: map[string][]json.RawMessage{}}

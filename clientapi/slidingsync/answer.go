@@ -20,12 +20,14 @@ type answer struct {
 	draft   *draft
 	unions  map[string]*union
 	targets []target
-	counts  []int64 // rooms of each list
+	scratch *[]target // whose array targets has, for reuse
+	counts  []int64   // rooms of each list
 	todo    []*room
 	tuples  map[store.Tuple]int64 // looked up for this answer
 
-	unread map[string]pushrules.Counts
-	given  []uint64 // member events, for the connection to remember
+	unread   map[string]pushrules.Counts
+	receipts *group   // that they are wanted for
+	given    []uint64 // member events, for the connection to remember
 
 	rooms   []byte // encoded members of "rooms", with commas
 	parts   []byte // encoded members of "extensions", with commas
@@ -46,6 +48,11 @@ const (
 // look finds out what there is to tell after q.since.
 func (s *Sync) look(ctx context.Context, q *request, at token) (*answer, error) {
 	a := &answer{Sync: s, q: q, at: at, draft: newDraft(q.state), unions: map[string]*union{}, tuples: map[store.Tuple]int64{}}
+	a.scratch, _ = s.pool.Get().(*[]target)
+	if a.scratch == nil {
+		a.scratch = &[]target{}
+	}
+	a.targets = (*a.scratch)[:0]
 	for _, u := range q.state.unions {
 		a.unions[u.text] = u
 	}
@@ -66,10 +73,11 @@ func (s *Sync) look(ctx context.Context, q *request, at token) (*answer, error) 
 	if err := a.extend(ctx); err != nil {
 		return nil, err
 	}
-	if err := a.tellRooms(ctx); err != nil {
+	if err := a.tell(ctx); err != nil {
 		return nil, err
 	}
 	a.settle()
+	a.release()
 	return a, nil
 }
 
@@ -81,6 +89,14 @@ func (a *answer) read(ctx context.Context, fn func(tx *sqldb.Tx) error) error {
 
 func (a *answer) viewer() roomserver.Viewer {
 	return roomserver.Viewer{User: a.q.user, Device: a.q.device}
+}
+
+// release gives the targets' memory to the next answer.
+func (a *answer) release() {
+	clear(a.targets)
+	*a.scratch = a.targets[:0]
+	a.pool.Put(a.scratch)
+	a.targets, a.scratch, a.todo = nil, nil, nil
 }
 
 // plan decides for each room in view whether there may be something to tell, and
@@ -108,32 +124,30 @@ func (a *answer) plan() {
 
 // consider adds a room to what is told when something of it may be new.
 func (a *answer) consider(t *target) {
-	e, k := t.e, t.e.kind()
-	r := &room{answer: a, target: t, from: t.from(a.q.since.pos), to: a.at.pos}
+	e, k, from := t.e, t.e.kind(), t.from(a.q.since.pos)
 	t.now = record{room: e.key.NID, union: t.want.index, limit: t.before.limit, kind: k}
 	if e.dm {
 		t.now.marks = markDM
 	}
-	r.initial = !t.found || k != t.before.kind && (k != gone || t.before.kind == outside)
+	initial := !t.found || k != t.before.kind && (k != gone || t.before.kind == outside)
+	longer, other := t.want.limit > int(t.before.limit), t.before.union != t.now.union
 	switch {
-	case r.initial:
-		r.from, t.now.limit = 0, uint8(t.want.limit)
+	case initial:
+		from, t.now.limit = 0, uint8(t.want.limit)
 	case k == joined:
-		r.expand = t.want.limit > int(t.before.limit)
-		r.widen = t.before.union != t.now.union
-		if e.seen <= r.from && !r.expand && !r.widen && (t.before.marks^t.now.marks)&markDM == 0 {
+		if e.seen <= from && !longer && !other && (t.before.marks^t.now.marks)&markDM == 0 {
 			return
 		}
-	case e.row.Pos <= r.from && t.before.kind == k:
+	case e.row.Pos <= from && t.before.kind == k:
 		return
 	}
-	r.news = true
 	if len(a.todo) >= maxRooms {
 		a.postpone(t)
 		return
 	}
-	t.room = r
-	a.todo = append(a.todo, r)
+	t.room = &room{answer: a, target: t, from: from, to: a.at.pos, news: true, initial: initial,
+		expand: longer && !initial, widen: other && !initial && k == joined}
+	a.todo = append(a.todo, t.room)
 }
 
 // postpone leaves a room for the next answer.
@@ -174,29 +188,41 @@ func (a *answer) outOfView(rec record) {
 	}
 }
 
-// tellRooms reads and encodes the rooms.
-func (a *answer) tellRooms(ctx context.Context) error {
-	for todo := a.todo; len(todo) > 0; {
-		n := min(len(todo), snapshotRooms)
+// tell reads and encodes receipts and rooms.
+func (a *answer) tell(ctx context.Context) error {
+	first := a.at.pos > a.q.since.pos || a.receipts.behind()
+	for first || len(a.todo) > 0 {
 		err := a.read(ctx, func(tx *sqldb.Tx) error {
-			if err := a.countUnread(tx, todo[:n]); err != nil {
-				return err
-			}
-			for _, r := range todo[:n] {
-				if len(a.rooms) > maxBytes {
-					a.postpone(r.target)
-					continue
-				}
-				if err := r.tell(tx); err != nil {
+			if first {
+				if err := a.tellReceipts(tx); err != nil {
 					return err
 				}
 			}
-			return nil
+			n := min(len(a.todo), snapshotRooms)
+			err := a.tellRooms(tx, a.todo[:n])
+			a.todo = a.todo[n:]
+			return err
 		})
 		if err != nil {
 			return err
 		}
-		todo = todo[n:]
+		first = false
+	}
+	return nil
+}
+
+func (a *answer) tellRooms(tx *sqldb.Tx, list []*room) error {
+	if err := a.countUnread(tx, list); err != nil {
+		return err
+	}
+	for _, r := range list {
+		if len(a.rooms) > maxBytes {
+			a.postpone(r.target)
+			continue
+		}
+		if err := r.tell(tx); err != nil {
+			return err
+		}
 	}
 	return nil
 }

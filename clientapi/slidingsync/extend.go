@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"knock/clientapi/syncread"
-	"knock/internal/sqldb"
 	"knock/roomserver/event"
 )
 
@@ -46,7 +45,10 @@ type group struct {
 	from  map[string]int64
 }
 
-func (g *group) empty() bool { return len(g.live)+len(g.stale)+len(g.fresh) == 0 }
+func (g *group) empty() bool { return len(g.live) == 0 && !g.behind() }
+
+// behind reports whether there are rooms of which something older is unknown.
+func (g *group) behind() bool { return len(g.stale)+len(g.fresh) > 0 }
 
 // lowest is the position from which something of the stale rooms may be unknown.
 func (g *group) lowest() int64 {
@@ -60,7 +62,8 @@ func (g *group) lowest() int64 {
 }
 
 // group finds the rooms of an extension and notes that they will have been told.
-func (a *answer) group(x *extension, mark marks, joinedOnly bool) *group {
+// Those that are live are left out unless something of them may be new.
+func (a *answer) group(x *extension, mark marks, joinedOnly, live bool) *group {
 	g := &group{from: map[string]int64{}}
 	if !x.enabled {
 		return g
@@ -77,23 +80,18 @@ func (a *answer) group(x *extension, mark marks, joinedOnly bool) *group {
 			g.fresh = append(g.fresh, id)
 		case t.before.upto != 0:
 			g.stale, g.from[id] = append(g.stale, id), t.before.upto
-		default:
+		case live:
 			g.live = append(g.live, id)
 		}
 	}
 	return g
 }
 
-// extend reads what the extensions tell. It costs no SQL when nothing
-// has happened since.
+// extend reads what the extensions tell, but for receipts. It costs no SQL when
+// nothing has happened since.
 func (a *answer) extend(ctx context.Context) error {
 	a.tellTyping()
-	receipts := a.group(&a.q.ext.receipts, markReceipts, true)
-	if a.at.pos > a.q.since.pos || len(receipts.stale)+len(receipts.fresh) > 0 {
-		if err := a.read(ctx, func(tx *sqldb.Tx) error { return a.tellReceipts(tx, receipts) }); err != nil {
-			return err
-		}
-	}
+	a.receipts = a.group(&a.q.ext.receipts, markReceipts, true, a.at.pos > a.q.since.pos)
 	if err := a.tellData(ctx); err != nil {
 		return err
 	}
@@ -116,7 +114,7 @@ func (a *answer) appendPart(name string, content []byte) {
 // believe of anybody that they still do, as may those for whom a room was out of
 // view.
 func (a *answer) tellTyping() {
-	g := a.group(&a.q.ext.typing, markTyping, true)
+	g := a.group(&a.q.ext.typing, markTyping, true, a.q.stale || a.at.eph > a.q.since.eph)
 	if g.empty() {
 		return
 	}
@@ -148,7 +146,7 @@ func (a *answer) tellTyping() {
 }
 
 func (a *answer) typingIn(rooms []string, from int64) map[string][]string {
-	if len(rooms) == 0 || from > 0 && from >= a.at.eph {
+	if len(rooms) == 0 {
 		return nil
 	}
 	return a.o.Typing.Since(rooms, from, a.at.eph)

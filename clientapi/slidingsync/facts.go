@@ -2,6 +2,8 @@ package slidingsync
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -35,42 +37,82 @@ func (a *answer) loadFacts(ctx context.Context, names bool) error {
 			absent = append(absent, e)
 		}
 	}
-	for len(absent) > 0 {
-		n := min(len(absent), factsAtOnce)
+	if len(absent) <= fewFacts {
+		return a.loadFew(ctx, absent, names)
+	}
+	for chunk := range slices.Chunk(absent, factsAtOnce) {
 		err := a.read(ctx, func(tx *sqldb.Tx) error {
-			for _, e := range absent[:n] {
-				f, err := a.factsOf(tx, e, names)
-				if err != nil {
+			for _, e := range chunk {
+				if err := a.loadOne(tx, e, names); err != nil {
 					return err
 				}
-				e.facts.Store(f)
 			}
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		absent = absent[n:]
 	}
 	return nil
 }
 
-const factsAtOnce = 500
+const (
+	factsAtOnce = 500
+	fewFacts    = 8
+)
+
+// loadFew takes the states of rooms from memory: something has happened there, so
+// that is where they are.
+func (a *answer) loadFew(ctx context.Context, list []*entry, names bool) error {
+	for _, e := range list {
+		var v roomserver.View
+		var err error
+		if e.kind() == joined {
+			if v, err = a.o.Rooms.View(ctx, e.key.ID, a.roster.at); err != nil {
+				return err
+			}
+		}
+		err = a.read(ctx, func(tx *sqldb.Tx) error {
+			if e.kind() != joined {
+				return a.loadOne(tx, e, names)
+			}
+			f, err := a.factsIn(tx, e, v, names)
+			e.facts.Store(f)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *answer) loadOne(tx *sqldb.Tx, e *entry, names bool) error {
+	f, err := a.factsOf(tx, e, names)
+	e.facts.Store(f)
+	return err
+}
 
 func (a *answer) factsOf(tx *sqldb.Tx, e *entry, names bool) (*facts, error) {
-	if e.kind() == outside {
-		return a.invitedFacts(tx, e)
-	}
 	pos := a.roster.at
-	if e.kind() == gone {
+	switch e.kind() {
+	case outside:
+		return a.invitedFacts(tx, e)
+	case gone:
 		pos = e.row.Pos
 	}
 	ref, _, err := a.o.Rooms.Store.StateAt(tx, e.key.NID, pos)
-	if err != nil {
-		return &facts{unknown: true, named: true}, notFound(err)
+	if errors.Is(err, store.ErrNotFound) {
+		return &facts{unknown: true, named: true}, nil // left without ever having been here
 	}
-	f := &facts{set: ref.Set, named: names}
-	v := roomserver.View{State: ref}
+	if err != nil {
+		return nil, err
+	}
+	return a.factsIn(tx, e, roomserver.View{State: ref}, names)
+}
+
+func (a *answer) factsIn(tx *sqldb.Tx, e *entry, v roomserver.View, names bool) (*facts, error) {
+	f := &facts{set: v.State.Set, named: names}
 	create, err := a.o.Rooms.StateEvent(tx, v, "m.room.create", "")
 	if err != nil {
 		return nil, err
@@ -87,15 +129,6 @@ func (a *answer) factsOf(tx *sqldb.Tx, e *entry, names bool) (*facts, error) {
 		f.name, err = a.nameOf(tx, e, v)
 	}
 	return f, err
-}
-
-// notFound makes an error of what is not there: a room that was left without ever
-// having been here.
-func notFound(err error) error {
-	if err == store.ErrNotFound {
-		return nil
-	}
-	return err
 }
 
 func roomType(v gjson.Result) *string {

@@ -59,6 +59,7 @@ func (a *answer) match(ctx context.Context) error {
 	}
 	a.counts = make([]int64, len(a.q.lists))
 	wants := map[wantKey]*wanted{}
+	var last target // most rooms are asked for as the one before
 	for _, e := range a.roster.order {
 		t := target{e: e}
 		if a.listed(e) {
@@ -75,12 +76,18 @@ func (a *answer) match(ctx context.Context) error {
 		if len(a.q.subs) > 0 {
 			_, t.sub = a.q.subs[e.key.ID]
 		}
-		if t.sub || t.lists != (bits{}) {
+		switch {
+		case !t.sub && t.lists == bits{}:
+			continue
+		case last.want != nil && !t.sub && !last.sub && t.lists == last.lists:
+			t.want = last.want
+		default:
 			if t.want, err = a.combine(wants, &t); err != nil {
 				return err
 			}
-			a.targets = append(a.targets, t)
 		}
+		last = t
+		a.targets = append(a.targets, t)
 	}
 	return nil
 }

@@ -15,7 +15,8 @@ import (
 // the first time it gets the user's own receipts and those for events that it is
 // given. What the user has read themselves changes unread counts, also where the
 // extension is not wanted.
-func (a *answer) tellReceipts(tx *sqldb.Tx, g *group) error {
+func (a *answer) tellReceipts(tx *sqldb.Tx) error {
+	g := a.receipts
 	since := func(rooms []string, from int64) (map[string][]ephemeral.Receipt, error) {
 		if len(rooms) == 0 {
 			return nil, nil

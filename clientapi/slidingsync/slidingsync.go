@@ -17,6 +17,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -78,6 +79,7 @@ type Sync struct {
 	conns   *cache.Cache[connKey, *connection]
 	rosters *cache.Cache[string, *roster]
 	spaces  *cache.Cache[int64, space]
+	pool    sync.Pool // of *[]target
 }
 
 // New makes a Sync.

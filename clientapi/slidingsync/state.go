@@ -45,17 +45,18 @@ type connState struct {
 	rooms  []record // ascending by room
 }
 
+// find returns a room's place. It is asked for every room in view, at every look.
 func (s *connState) find(room int64) (int, bool) {
-	return slices.BinarySearchFunc(s.rooms, room, func(r record, room int64) int { return cmp.Compare(r.room, room) })
-}
-
-func (s *connState) union(text string) (uint16, bool) {
-	for i, u := range s.unions {
-		if u.text == text {
-			return uint16(i), true
+	lo, hi := 0, len(s.rooms)
+	for lo < hi {
+		mid := int(uint(lo+hi) >> 1)
+		if s.rooms[mid].room < room {
+			lo = mid + 1
+		} else {
+			hi = mid
 		}
 	}
-	return 0, false
+	return lo, lo < len(s.rooms) && s.rooms[lo].room == room
 }
 
 // draft is how an answer changes the state of its connection.
@@ -68,7 +69,7 @@ type draft struct {
 }
 
 func newDraft(base *connState) *draft {
-	return &draft{base: base, global: base.global, unions: base.unions[:len(base.unions):len(base.unions)], set: map[int64]record{}, drop: map[int64]bool{}}
+	return &draft{base: base, global: base.global, unions: slices.Clip(base.unions), set: map[int64]record{}, drop: map[int64]bool{}}
 }
 
 // intern returns the number of a union.
