@@ -31,6 +31,7 @@ func (s server) name() string { return s.gate.name }
 // pair is two servers: rooms are made at home, and the other side comes to them.
 type pair struct {
 	home, away server
+	third      server // another Knock
 	version    string
 	t          *testing.T
 	ctx        context.Context

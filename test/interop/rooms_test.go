@@ -97,6 +97,45 @@ func moderation(t *testing.T, p *pair) {
 	agree(room, host, guest)
 }
 
+// acl: a server that the room denies cannot come in.
+func acl(_ *testing.T, p *pair) {
+	room, host, guest := p.together()
+	guest.leave(room)
+	host.seesMember(room, guest, "leave")
+	host.set(room, "m.room.server_acl", "", object{"allow": []string{"*"}, "allow_ip_literals": false})
+	guest.refused("joins from a denied server", guest.tryJoin(room, p.home), "M_FORBIDDEN")
+	host.set(room, "m.room.server_acl", "", object{"allow": []string{"*"}, "allow_ip_literals": true})
+	guest.join(room, p.home)
+	host.sees(room, guest.say(room, "admitted"))
+	agree(room, host, guest)
+}
+
+// three servers: the third comes in through the second, and both go on while the first cannot be reached.
+func three(_ *testing.T, p *pair) {
+	room, host, guest := p.together()
+	outsider := p.person(p.third, "outsider")
+	outsider.join(room, p.away)
+	all := []*person{host, guest, outsider}
+	for _, speaker := range all {
+		speaker.seesMember(room, outsider, "join")
+		id := speaker.say(room, "hello from "+speaker.UserID)
+		for _, listener := range all {
+			listener.sees(room, id)
+		}
+	}
+	p.home.gate.set(true)
+	one := guest.say(room, "can you hear me?")
+	outsider.sees(room, one)
+	two := outsider.say(room, "yes")
+	guest.sees(room, two)
+	p.home.gate.set(false)
+	guest.sees(room, outsider.say(room, "there they are"))
+	host.sees(room, guest.say(room, "we are three"))
+	hasAll(host, room, []string{one, two})
+	agree(room, host, guest)
+	agree(room, host, outsider)
+}
+
 // alone: a room lives on at the other side when its server's users left, and they come back.
 func alone(_ *testing.T, p *pair) {
 	room, host, guest := p.together()

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// shut parts the two while something happens.
+// apart parts the two while something happens.
 func (p *pair) apart(during func()) {
 	p.home.gate.set(true)
 	p.away.gate.set(true)
@@ -23,7 +23,7 @@ func split(_ *testing.T, p *pair) {
 	host.seesMember(room, third, "join")
 	var ours, theirs []string
 	p.apart(func() {
-		for i := range 25 {
+		for i := range 12 {
 			ours = append(ours, host.say(room, fmt.Sprint("from home ", i)))
 			theirs = append(theirs, guest.say(room, fmt.Sprint("from away ", i)))
 			host.set(room, "m.room.topic", "", object{"topic": fmt.Sprint("home ", i)})
@@ -45,13 +45,11 @@ func split(_ *testing.T, p *pair) {
 func hasAll(p *person, room string, ids []string) {
 	p.t.Helper()
 	for _, id := range ids {
-		p.eventually(func() error { return second("", p.has(room, id)) })
+		p.eventually(func() error {
+			_, err := p.event(room, id)
+			return err
+		})
 	}
-}
-
-func (p *person) has(room, id string) error {
-	_, err := p.event(room, id)
-	return err
 }
 
 // settle says something on both sides, so that both know all extremities, and wants the same state then.
@@ -70,14 +68,18 @@ func down(_ *testing.T, p *pair) {
 	guest.join(private)
 	guest.sees(private, host.say(private, "before"))
 	var missed []string
+	a, b := newDevice(host), newDevice(guest)
 	p.away.restart(func() {
 		for i := range 30 {
 			missed = append(missed, host.say(room, fmt.Sprint("you are away ", i)))
 		}
 		host.set(room, "m.room.topic", "", object{"topic": "while you were away"})
 		host.say(private, "here too")
+		a.send("down1", "one", b)
+		a.send("down2", "two", b)
 	})
 	host.say(private, "and later")
+	b.receives("one", "two")
 	hasAll(guest, room, missed)
 	settle(room, host, guest)
 	settle(private, host, guest)

@@ -139,6 +139,8 @@ func (s *synapse) log() string {
 	return b.String()
 }
 
+func (s *synapse) side() server { return server{"synapse", s.gate, s.url, s.restart} }
+
 // restart stops it while something happens.
 func (s *synapse) restart(during func()) {
 	s.t.Helper()
