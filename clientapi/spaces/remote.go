@@ -3,8 +3,11 @@ package spaces
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
+
+	"knock/internal/matrixerr"
 )
 
 // remoteAnswer is what another server said about a room; ok is false when none said anything of use.
@@ -34,6 +37,7 @@ func (a *API) ask(ctx context.Context, room string, via []string) (remoteAnswer,
 		return known, known.ok
 	}
 	via = slices.DeleteFunc(slices.Clone(via), func(server string) bool { return server == a.s.ServerName })
+	refused := false
 	for _, server := range via[:min(len(via), askServers)] {
 		raw, err := a.o.Remote.Hierarchy(ctx, server, room, false)
 		if err == nil {
@@ -46,9 +50,13 @@ func (a *API) ask(ctx context.Context, room string, via []string) (remoteAnswer,
 		if ctx.Err() != nil {
 			return remoteAnswer{}, false
 		}
+		var said *matrixerr.Error
+		refused = refused || errors.As(err, &said) && said.HTTP < 500
 		a.o.Log.WithError(err).WithField("room", room).WithField("server", server).Debug("A space could not be read from another server")
 	}
-	a.cache.Put(room, remoteAnswer{at: now, size: int64(len(room))})
+	if !refused { // a refusal ends when somebody here joins, a silence lasts
+		a.cache.Put(room, remoteAnswer{at: now, size: int64(len(room))})
+	}
 	return remoteAnswer{}, false
 }
 
