@@ -8,6 +8,7 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/roomserver/auth"
+	"knock/roomserver/event"
 	"knock/roomserver/store"
 )
 
@@ -53,6 +54,60 @@ func TestOnlyServersVouchForJoins(t *testing.T) {
 			Content: map[string]json.RawMessage{authoriserKey: json.RawMessage(`"unused"`), "x": json.RawMessage("1")}})
 		if err != nil {
 			t.Fatalf("a joined user changes their member event: %v", err)
+		}
+	})
+}
+
+// A user knocks again while the refusal of their first knock is on its way.
+func TestRefusalOfAnEarlierKnock(t *testing.T) {
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
+		ctx, s := context.Background(), newTestServer(t, db)
+		const room, bob = "!far:b.example", "@bob:a.example"
+		v, _ := event.GetVersion("10")
+		key, err := s.ensureRoom(ctx, room, v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		user := bob
+		member := func(sender, membership string, ts int64, cites ...string) *event.Event {
+			e, err := (&event.Builder{Version: v, Type: "m.room.member", Sender: sender, StateKey: &user, RoomID: room, Depth: 5, TS: ts, AuthEvents: cites,
+				Content: json.RawMessage(`{"membership":"` + membership + `"}`)}).Build(testSigner)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e
+		}
+		knock := func(ts int64) *event.Event {
+			e := member(bob, "knock", ts)
+			if err := s.storeOutOfBand(ctx, key, e, bob, nil); err != nil {
+				t.Fatal(err)
+			}
+			return e
+		}
+		first, second := knock(1), knock(2)
+		for _, c := range []struct {
+			cites *event.Event
+			want  store.Membership
+		}{{first, store.Knock}, {second, store.Leave}} {
+			refusal := member("@mod:b.example", "leave", 3, c.cites.EventID())
+			results := map[string]string{}
+			if err := s.takeOutOfBand(ctx, &arrival{key: key, origin: "b.example", events: []*event.Event{refusal}}, results); err != nil {
+				t.Fatal(err)
+			}
+			m, err := s.Membership(ctx, room, bob)
+			if err != nil || m.State != c.want || (results[refusal.EventID()] == "") != (c.want == store.Leave) {
+				t.Errorf("%v, %v, %v, want %v", m.State, err, results, c.want)
+			}
+		}
+		third := knock(4)
+		m, err := s.Membership(ctx, room, bob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refusal := member("@mod:b.example", "leave", 5, third.EventID())
+		knock(6)
+		if done, err := s.replaceOutOfBand(ctx, key, refusal, bob, nil, &m); err != nil || done {
+			t.Errorf("the row had changed: %v, %v", done, err)
 		}
 	})
 }

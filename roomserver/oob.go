@@ -21,18 +21,32 @@ import (
 // storeOutOfBand stores a membership event of a local user in a room that this
 // server is not in, with the stripped state that came along.
 func (s *Server) storeOutOfBand(ctx context.Context, key store.RoomKey, e *event.Event, user string, stripped []byte) error {
+	_, err := s.replaceOutOfBand(ctx, key, e, user, stripped, nil)
+	return err
+}
+
+// replaceOutOfBand is storeOutOfBand where the event takes the place of a
+// certain one, unless nil. It reports false when the user has another one by now.
+func (s *Server) replaceOutOfBand(ctx context.Context, key store.RoomKey, e *event.Event, user string, stripped []byte, old *store.MemberRow) (done bool, err error) {
 	nids, err := s.storeOutliers(ctx, key, []*event.Event{e}, nil)
 	if err != nil {
-		return err
+		return false, err
 	}
 	names, err := s.Store.Intern(ctx, user)
 	if err != nil {
-		return err
+		return false, err
 	}
 	nid := nids[e.EventID()]
-	return s.db.Do(ctx, &sqldb.Op{
+	err = s.db.Do(ctx, &sqldb.Op{
 		Name: "out_of_band", Positions: 1,
 		Write: func(tx *sqldb.Tx, pos int64) error {
+			if old != nil {
+				now, err := s.Store.Member(tx, key.NID, names[0])
+				if done = now.Event == old.Event; err != nil || !done {
+					return err
+				}
+			}
+			done = true
 			if stripped != nil {
 				s.Store.AddStripped(tx, nid, stripped)
 			}
@@ -42,6 +56,7 @@ func (s *Server) storeOutOfBand(ctx context.Context, key store.RoomKey, e *event
 		},
 		Committed: func(pos int64) { s.Hub.TouchUser(user, pos) },
 	})
+	return done && err == nil, err
 }
 
 // maxStripped bounds the state that comes with an invite.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tidwall/gjson"
 
@@ -211,29 +212,38 @@ func (s *Server) takeOutOfBand(ctx context.Context, a *arrival, results map[stri
 			results[e.EventID()] = "this server is not in the room"
 			continue
 		}
-		ends, err := s.endsWaiting(ctx, a.key, user, e)
+		old, err := s.endedBy(ctx, a.key, user, e)
 		if err != nil {
 			return err
 		}
-		if !ends {
-			results[e.EventID()] = "this server is not in the room"
-			continue
+		done := false
+		if old != nil {
+			if done, err = s.replaceOutOfBand(ctx, a.key, e, user, nil, old); err != nil {
+				return fmt.Errorf("event %s: %w", e.EventID(), err)
+			}
 		}
-		if err := s.storeOutOfBand(ctx, a.key, e, user, nil); err != nil {
-			return fmt.Errorf("event %s: %w", e.EventID(), err)
+		if !done {
+			results[e.EventID()] = "this server is not in the room"
 		}
 	}
 	return nil
 }
 
-// endsWaiting reports whether an event ends a user's invite to or knock on a
-// room that this server is not in. The room's state is not known here, so only
-// who made an invite may take it back: anybody could claim to be a moderator.
-func (s *Server) endsWaiting(ctx context.Context, key store.RoomKey, user string, e *event.Event) (bool, error) {
+// endedBy returns the user's invite to or knock on a room that this server is
+// not in, if the event ends it. The room's state is not known here, so only who
+// made an invite may take it back: anybody could claim to be a moderator. The
+// refusal of a knock cites it; a user may have knocked again since.
+func (s *Server) endedBy(ctx context.Context, key store.RoomKey, user string, e *event.Event) (*store.MemberRow, error) {
 	m, err := s.Membership(ctx, key.ID, user)
-	if err != nil || m.State != store.Invite {
-		return m.State == store.Knock, err
+	if err != nil || m.State != store.Invite && m.State != store.Knock {
+		return nil, err
 	}
-	invite, err := s.Store.LoadOne(ctx, m.Event)
-	return err == nil && invite.Event.Sender() == e.Sender(), err
+	old, err := s.Store.LoadOne(ctx, m.Event)
+	if err != nil {
+		return nil, err
+	}
+	if m.State == store.Invite && old.Event.Sender() != e.Sender() || m.State == store.Knock && !slices.Contains(e.AuthRefs(), old.ID) {
+		return nil, nil
+	}
+	return &m, nil
 }
