@@ -152,11 +152,16 @@ func (a *answer) consider(t *target) {
 
 // postpone leaves a room for the next answer.
 func (a *answer) postpone(t *target) {
+	a.hold(t)
+	a.some = true // so that the client comes back at once
+}
+
+// hold leaves what was told of a room as it is.
+func (a *answer) hold(t *target) {
 	t.later, t.now = true, t.before
 	if t.found {
 		t.now.upto = t.from(a.q.since.pos)
 	}
-	a.some = true // so that the client comes back at once
 }
 
 // settle puts what the client will have been told into the draft. A room that the
@@ -234,9 +239,12 @@ func (a *answer) countUnread(tx *sqldb.Tx, list []*room) (err error) {
 	}
 	var keys []pushrules.RoomKey
 	for _, r := range list {
-		if r.e.kind() == joined {
+		if r.e.kind() == joined && (r.news || r.counted) {
 			keys = append(keys, pushrules.RoomKey{ID: r.e.key.ID, NID: r.e.key.NID})
 		}
+	}
+	if len(keys) == 0 {
+		return nil
 	}
 	a.unread, err = a.o.Push.Unread(tx, a.q.user, keys, a.at.pos)
 	return err

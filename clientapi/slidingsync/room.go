@@ -77,7 +77,12 @@ func (r *room) lookInside(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return r.page(ctx)
+	if err = r.page(ctx); err != nil {
+		return err
+	}
+	r.news = r.initial || r.widen || r.limited || len(r.events) > 0 || r.was.State.Set != r.is.State.Set ||
+		r.own != nil || (r.before.marks^r.now.marks)&markDM != 0
+	return nil
 }
 
 // page takes the newest events: those since from, or as many as are asked for
@@ -141,7 +146,7 @@ func (r *room) readJoined(tx *sqldb.Tx) error {
 		return err
 	}
 	if syncread.Membership(own) != store.Join {
-		r.postpone(r.target) // they come or go just now
+		r.hold(r.target) // they come or go just now
 		r.news, r.counted = false, false
 		return nil
 	}

@@ -47,6 +47,9 @@ func (r *room) readState(tx *sqldb.Tx) error {
 
 // note remembers the member events that are given.
 func (r *room) note(events []*store.Stored) {
+	if !r.want.union.lazy {
+		return
+	}
 	for _, e := range events {
 		if e.Event.Type() == typeMember {
 			r.given = append(r.given, syncread.MemberHash(r.e.key.NID, e.Tuple, e.NID))
@@ -146,7 +149,7 @@ func (a *answer) tuple(tx *sqldb.Tx, t store.Tuple) (int64, error) {
 }
 
 // addShown adds the members whom events of the timeline show, unless the client
-// has their events.
+// has their events. After a gap it may have dropped them.
 func (s *selection) addShown() error {
 	users := map[string]bool{}
 	for _, e := range s.events {
@@ -161,7 +164,7 @@ func (s *selection) addShown() error {
 			return err
 		}
 		nid, ok := s.is.State.Set.Get(tuple)
-		if ok && (s.initial || !s.q.given.Has(syncread.MemberHash(s.e.key.NID, tuple, nid))) {
+		if ok && (s.initial || s.limited || !s.q.given.Has(syncread.MemberHash(s.e.key.NID, tuple, nid))) {
 			s.take(nid)
 		}
 	}
