@@ -65,6 +65,7 @@ func (d *Directory) Search(ctx context.Context, searcher, term string, limit int
 		found, limited, err = d.search(tx, rooms, words)
 		return err
 	})
+	found = slices.DeleteFunc(found, func(u User) bool { return u.ID == searcher })
 	slices.SortFunc(found, better)
 	if len(found) > limit {
 		found, limited = found[:limit], true

@@ -150,7 +150,7 @@ func TestWhoIsFound(t *testing.T) {
 		w := newWorld(t, db)
 		private := w.create("private_chat", "@bob:hs")
 		w.expect("a shared room", "@alice:hs", "bob", "@bob:hs")
-		w.expect("oneself", "@bob:hs", "bob", "@bob:hs")
+		w.expect("oneself", "@bob:hs", "bob", "")
 		w.expect("a room of others", "@eve:hs", "bob", "")
 		w.member(private, "@bob:hs", "@bob:hs", "leave", "")
 		w.expect("after leaving", "@alice:hs", "bob", "")
