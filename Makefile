@@ -3,7 +3,7 @@
 KNOCK := bin/knock
 CONFIG ?= data/knock.yaml
 
-.PHONY: build run demo test e2e bench fuzz check
+.PHONY: build run demo test e2e interop bench fuzz check
 
 build:
 	@mkdir -p bin
@@ -20,6 +20,7 @@ demo: build
 test:
 	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
 	  echo "test: the end-to-end tests with matrix-js-sdk are NOT run: node and npm are missing (Debian: apt install nodejs npm)"; fi
+	@echo "test: interop with a real Synapse is NOT tested here: make interop"
 	go run ./test/withpg -- go test ./...
 	go test -race -short $(RACED)
 
@@ -27,6 +28,10 @@ RACED := ./internal/stream ./internal/sqldb/... ./internal/cache ./roomserver/..
 
 e2e:
 	go run ./test/withpg -- go test -count=1 -v ./test/e2e
+
+# A real Synapse, installed into a cache directory, federates with Knock.
+interop:
+	KNOCK_TEST_INTEROP=1 go run ./test/withpg -- go test -count=1 -timeout 20m ./test/interop
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...

@@ -25,6 +25,9 @@ func python(t *testing.T) string {
 	if venv := os.Getenv("SYNAPSE_VENV"); venv != "" {
 		return filepath.Join(venv, "bin", "python")
 	}
+	if os.Getenv("KNOCK_TEST_INTEROP") == "" {
+		t.Skip(skipped + "it installs Synapse and takes minutes; run it with make interop")
+	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Skip(skipped + err.Error())
