@@ -68,9 +68,12 @@ func (s *Service) ReceiveDeviceList(ctx context.Context, origin string, content 
 			return err
 		}
 		list, known := lists[u.UserID]
+		if !known && !u.Deleted && !isGiven(u.Keys) {
+			return nil // a device without keys, which nobody here can have seen
+		}
 		if known && !list.stale {
 			applied, err := u.apply(tx, list)
-			if err != nil || applied == nothingNew {
+			if err != nil || applied == nothingNew || applied == unseen {
 				return err
 			}
 			if applied == gap {
@@ -93,6 +96,7 @@ type applied uint8
 const (
 	nothingNew applied = iota
 	applies
+	unseen // applies, to a device without keys
 	gap
 )
 
@@ -119,15 +123,19 @@ func (u *deviceListUpdate) apply(tx *sqldb.Tx, list remoteList) (applied, error)
 	if len(u.Prev) == 0 {
 		return gap, nil
 	}
+	outcome := applies
 	if has {
 		err = tx.Insert(deviceKeysPut, []any{u.UserID, u.DeviceID, keys.encode(), u.Name})
 	} else {
-		_, err = tx.Exec(deviceKeysDelete, u.UserID, []string{u.DeviceID})
+		var had []string
+		if had, err = sqldb.Collect(tx, deviceKeysDelete, scanText, u.UserID, []string{u.DeviceID}); len(had) == 0 {
+			outcome = unseen
+		}
 	}
 	if err == nil {
 		_, err = tx.Exec(remotePut, u.UserID, u.Stream, 0)
 	}
-	return applies, err
+	return outcome, err
 }
 
 // ReceiveSigningKeys takes the content of an m.signing_key_update EDU and returns after the commit.
