@@ -35,14 +35,11 @@ type answer struct {
 	some    bool // there is something to tell
 }
 
-// snapshotTime bounds each read snapshot, snapshotRooms the rooms that one is
-// used for, and maxRooms and maxBytes what one answer tells: the rest of the
-// rooms comes with the next ones.
+// snapshotTime bounds each read snapshot, and snapshotRooms the rooms that one is
+// used for.
 const (
 	snapshotTime  = 5 * time.Second
 	snapshotRooms = 64
-	maxRooms      = 2000
-	maxBytes      = 16 << 20
 )
 
 // look finds out what there is to tell after q.since.
@@ -141,7 +138,7 @@ func (a *answer) consider(t *target) {
 	case e.row.Pos <= from && t.before.kind == k:
 		return
 	}
-	if len(a.todo) >= maxRooms {
+	if len(a.todo) >= a.maxRooms {
 		a.postpone(t)
 		return
 	}
@@ -221,7 +218,7 @@ func (a *answer) tellRooms(tx *sqldb.Tx, list []*room) error {
 		return err
 	}
 	for _, r := range list {
-		if len(a.rooms) > maxBytes {
+		if len(a.rooms) > a.maxBytes {
 			a.postpone(r.target)
 			continue
 		}

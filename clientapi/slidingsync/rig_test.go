@@ -44,6 +44,7 @@ type rig struct {
 	presence *ephemeral.Presence
 	sync     *Sync
 	keys     Keys
+	small    bool // answers tell little at once
 	router   *httpx.Router
 	closing  context.CancelFunc
 }
@@ -85,6 +86,9 @@ func (g *rig) restart() {
 		Receipts: g.receipts, Presence: g.presence})
 	g.sync = New(Options{DB: g.db, Hub: g.hub, Rooms: g.rooms, Reader: v3.Reader(), Accounts: g.accounts, Push: g.push, Typing: g.typing,
 		Receipts: g.receipts, Presence: g.presence, Keys: g.keys})
+	if g.small {
+		g.sync.maxRooms, g.sync.maxBytes = 2, 2000
+	}
 	closing, cancel := context.WithCancel(context.Background())
 	g.closing = cancel
 	g.t.Cleanup(cancel)

@@ -80,6 +80,8 @@ type Sync struct {
 	rosters *cache.Cache[string, *roster]
 	spaces  *cache.Cache[int64, space]
 	pool    sync.Pool // of *[]target
+
+	maxRooms, maxBytes int // of what one answer tells: the rest comes with the next ones
 }
 
 // New makes a Sync.
@@ -88,7 +90,7 @@ func New(o Options) *Sync {
 		o.Clock = clock.System
 	}
 	return &Sync{
-		o: o, boot: rand.Text()[:8],
+		o: o, boot: rand.Text()[:8], maxRooms: 2000, maxBytes: 16 << 20,
 		conns: cache.New(cache.Options[connKey, *connection]{Name: "sliding_connections", Entries: 50_000, Bytes: 128 << 20, Registerer: o.Registerer,
 			Cost: func(_ connKey, c *connection) int64 { return c.cost() }}),
 		rosters: cache.New(cache.Options[string, *roster]{Name: "sliding_rosters", Entries: 20_000, Bytes: 64 << 20, Registerer: o.Registerer,
