@@ -158,6 +158,43 @@ func TestRemoteLists(t *testing.T) {
 	})
 }
 
+// TestUnseenDevices hears of another server's devices without keys: clients have nothing to fetch, and what follows
+// fits on.
+func TestUnseenDevices(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		a := r.user("a", "A1")
+		const far = "@u:far"
+		k := newKey()
+		r.rooms.set(a, "!r", true)
+		r.rooms.set(far, "!r", true)
+		from := r.hub.Published()
+		hear := func(device string, stream int64, keys json.RawMessage, prev ...int64) string {
+			r.must(r.ReceiveDeviceList(t.Context(), "far", update(far, device, stream, keys, prev...)))
+			defer func() { from = r.hub.Published() }()
+			return r.lists(a, from, e2ee.Moves{})
+		}
+		const none = "[] []"
+		if got := hear("D1", 3, json.RawMessage("null")); got != none {
+			t.Errorf("a device of somebody who is not followed: %s", got)
+		}
+		r.remote.devices[far] = &e2ee.Devices{UserID: far, Stream: 5}
+		r.devices(a, far)
+		r.run()
+		eventually(t, "the list is stored", func() bool {
+			n := r.asked()
+			r.devices(a, far)
+			return r.asked() == n
+		})
+		from = r.hub.Published()
+		if got := hear("D1", 6, json.RawMessage("null"), 5); got != none {
+			t.Errorf("a device without keys: %s", got)
+		}
+		if got := hear("D2", 7, deviceKeys(k, far, "D2"), 6); got == none || !cmp.Equal(r.devices(a, far), []string{"D2"}) {
+			t.Errorf("a device with keys: %s", got)
+		}
+	})
+}
+
 // TestUpdateDuringFetch gets an update while the list is on its way: the list that arrives is too old.
 func TestUpdateDuringFetch(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
