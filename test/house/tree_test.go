@@ -93,6 +93,8 @@ var rings = []ring{
 	{"cmd/knock", []string{""}},
 	{"test", []string{""}},
 	{"config", ground},
+	{"clientapi/sync", slices.Concat([]string{"clientapi/syncread"}, domain, ground)},
+	{"clientapi/slidingsync", slices.Concat([]string{"clientapi/syncread"}, domain, ground)},
 	{"clientapi", slices.Concat(domain, ground)},
 	{"federationapi", slices.Concat(domain, ground)},
 	{"mediaapi", slices.Concat([]string{"internal/account"}, ground)},

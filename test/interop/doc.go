@@ -1,4 +1,5 @@
-// Package interop lets Knock federate with a server that others wrote: a real Synapse, run as a program, from a virtual
-// environment that the test makes once in the user's cache directory. SYNAPSE_VENV names an environment to use instead.
-// It needs Python 3.10 or newer with venv, and once the package registry; without them it is skipped and says so.
+// Package interop owns the tests in which Knock federates with a server that others wrote: a real Synapse, run as a
+// program, from a virtual environment that the test makes once in the user's cache directory. They run with
+// KNOCK_TEST_INTEROP=1 (make interop); SYNAPSE_VENV names an environment to use instead. They need Python 3.10 or newer
+// with venv, and once the package registry; without them they are skipped and say so.
 package interop

@@ -16,6 +16,7 @@ import (
 	pushapi "knock/clientapi/push"
 	relationsapi "knock/clientapi/relations"
 	roomsapi "knock/clientapi/rooms"
+	"knock/clientapi/slidingsync"
 	"knock/clientapi/spaces"
 	"knock/clientapi/sync"
 	"knock/federationapi"
@@ -63,6 +64,7 @@ type parts struct {
 	pushAPI      *pushapi.API
 	ephemeralAPI *ephemeralapi.API
 	sync         *sync.Sync
+	sliding      *slidingsync.Sync
 	roomsAPI     *roomsapi.API
 	directoryAPI *directory.API
 	relationsAPI *relationsapi.API
@@ -102,10 +104,13 @@ func (n *Node) wire(context.Context) error {
 	p.pushAPI = pushapi.New(p.push)
 	p.ephemeralAPI = ephemeralapi.New(ephemeralapi.Options{Rooms: n.hub, Typing: p.typing, Receipts: p.receipts, Presence: p.presence})
 	p.sync = n.newSync()
+	p.sliding = slidingsync.New(slidingsync.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Reader: p.sync.Reader(), Accounts: p.account,
+		Push: p.push, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee,
+		Log: n.logs.Component("sync"), Registerer: n.metrics})
 	p.roomsAPI = roomsapi.New(roomsapi.Options{ServerName: n.cfg.ServerName, Rooms: p.rooms, DB: n.db, Hub: n.hub,
-		SyncPosition: p.sync.Position, Replaced: n.takeAlong, Bundle: p.related.Extra, Log: n.logs.Component("rooms")})
+		SyncPosition: n.syncPosition, Replaced: n.takeAlong, Bundle: p.related.Extra, Log: n.logs.Component("rooms")})
 	p.directoryAPI = n.newDirectoryAPI()
-	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, SyncPosition: p.sync.Position})
+	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, SyncPosition: n.syncPosition})
 	p.spacesAPI = n.newSpacesAPI()
 	p.peopleAPI = people.New(people.Options{Rooms: p.rooms, Directory: p.users, Reports: reports.New(n.db, nil), Exists: p.account.Exists})
 	p.keysAPI = n.newKeysAPI()
@@ -152,7 +157,7 @@ func (n *Node) components() []component {
 // clientRoutes are the rows of the client listener: everything, so that one reverse proxy is enough.
 func (n *Node) clientRoutes() []httpx.Route {
 	p := &n.parts
-	rows := clientapi.Assemble(p.sync, p.roomsAPI, p.ephemeralAPI, p.directoryAPI, p.relationsAPI, p.spacesAPI, p.peopleAPI, p.about, p.accountAPI, p.pushAPI, p.keysAPI)
+	rows := clientapi.Assemble(p.sync, p.sliding, p.roomsAPI, p.ephemeralAPI, p.directoryAPI, p.relationsAPI, p.spacesAPI, p.peopleAPI, p.about, p.accountAPI, p.pushAPI, p.keysAPI)
 	rows = append(rows, p.media.ClientRoutes()...)
 	return append(rows, n.federationRoutes()...)
 }
@@ -261,6 +266,14 @@ func (n *Node) newSync() *sync.Sync {
 		Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee, Bundle: p.related.Extra, Registerer: n.metrics})
 }
 
+// syncPosition reads the token of either kind of sync.
+func (n *Node) syncPosition(token string) (int64, bool) {
+	if pos, ok := n.parts.sync.Position(token); ok {
+		return pos, true
+	}
+	return n.parts.sliding.Position(token)
+}
+
 func (n *Node) newDirectoryAPI() *directory.API {
 	o := directory.Options{ServerName: n.cfg.ServerName, Rooms: n.parts.rooms, DB: n.db, Hub: n.hub,
 		Log: n.logs.Component("directory"), Registerer: n.metrics}
@@ -319,11 +332,14 @@ func (n *Node) newEphemeral() {
 	p.presence = ephemeral.NewPresence(ephemeral.PresenceOptions{Enabled: n.cfg.Presence.Enabled, Hub: n.hub, Outbox: outbox, Rooms: here.rooms})
 }
 
+// features are the proposals in GET /versions that clients ask for by name.
+var features = []string{slidingsync.Feature, "org.matrix.msc4222", "uk.half-shot.msc2666.query_mutual_rooms"}
+
 func (n *Node) newAbout() *clientapi.API {
 	s := n.cfg.Support
 	return clientapi.New(clientapi.Options{PublicBaseURL: n.cfg.PublicBaseURL, DelegatedTo: n.cfg.Federation.PublicAddress,
 		SupportEmail: s.Email, SupportUser: s.MatrixID, SupportPage: s.Page,
-		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion})
+		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: features})
 }
 
 func (n *Node) newAccountAPI() *accountapi.API {
