@@ -35,9 +35,9 @@ func (n *Node) newKeysAPI() *keysapi.API {
 	return keysapi.New(keysapi.Options{E2EE: p.e2ee, DB: n.db, Published: n.hub.Published, Moves: p.sync.Reader().MovesSince,
 		Confirm: p.accountAPI.Confirm,
 		Position: func(token string) (int64, error) {
-			pos, ok := p.sync.Position(token)
+			pos, ok := n.syncPosition(token)
 			if !ok {
-				return 0, matrixerr.InvalidParam("The token must be the next_batch of an answer of /sync")
+				return 0, matrixerr.InvalidParam("The token must be the next_batch or pos of an answer of a sync")
 			}
 			return pos, nil
 		}})

@@ -143,6 +143,7 @@ func (n *Node) components() []component {
 		{"rooms", n.parts.rooms.Run},
 		{"e2ee", n.parts.e2ee.Run},
 		{"users", n.parts.users.Run},
+		{"sliding", n.parts.sliding.Run},
 		{"media", n.parts.media.Run},
 		{"typing", n.parts.typing.Run},
 		{"receipts", n.parts.receipts.Run},
