@@ -39,6 +39,7 @@ var journeys = []journey{
 	{"history", history, two, true},
 	{"visibility", visibility, newest, false},
 	{"split", split, two, true},
+	{"gap", gap, newest, false},
 	{"down", down, newest, false},
 }
 

@@ -134,8 +134,23 @@ func three(_ *testing.T, p *pair) {
 	host.sees(room, guest.say(room, "we are three"))
 	host.sees(room, outsider.say(room, "there you are"))
 	hasAll(host, room, []string{one, two})
+	relayed(p, room, host, guest, outsider)
 	agree(room, host, guest)
 	agree(room, host, outsider)
+}
+
+// relayed: the second server hears of what the first said from the third, which does not tell it by itself.
+func relayed(p *pair, room string, host, guest, outsider *person) {
+	p.t.Helper()
+	var said []string
+	p.away.gate.set(true)
+	for i := range 25 {
+		said = append(said, host.say(room, fmt.Sprint("relayed ", i)))
+	}
+	outsider.sees(room, said[24])
+	p.away.gate.set(false)
+	guest.sees(room, outsider.say(room, "did you hear?"))
+	hasAll(guest, room, said)
 }
 
 // alone: a room lives on at the other side when its server's users left, and they come back.

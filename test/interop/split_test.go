@@ -60,6 +60,24 @@ func settle(room string, a, b *person) {
 	agree(room, a, b)
 }
 
+// gap: a server forgets in a restart what it had to send; Synapse then sends the newest event alone, and the other side
+// has to ask for what is between.
+func gap(_ *testing.T, p *pair) {
+	room, host, guest := p.together()
+	host.sees(room, guest.say(room, "before"))
+	var missed []string
+	p.apart(func() {
+		for i := range 40 {
+			missed = append(missed, host.say(room, fmt.Sprint("unheard ", i)))
+		}
+		host.set(room, "m.room.topic", "", object{"topic": "unheard"})
+		p.home.restart(func() {})
+	})
+	guest.sees(room, host.say(room, "after"))
+	hasAll(guest, room, missed)
+	settle(room, host, guest)
+}
+
 // down: one side is stopped, the other goes on, and later everything arrives.
 func down(_ *testing.T, p *pair) {
 	room, host, guest := p.together()
