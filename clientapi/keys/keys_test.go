@@ -22,10 +22,10 @@ import (
 // nowhere is a server without rooms.
 type nowhere struct{}
 
-func (nowhere) Servers(*sqldb.Tx, string) ([]string, error)             { return nil, nil }
-func (nowhere) SharedRooms(*sqldb.Tx, string) ([]string, error)         { return nil, nil }
-func (nowhere) Members(*sqldb.Tx, string) ([]string, error)             { return nil, nil }
-func (nowhere) Sharing(*sqldb.Tx, string, []string) ([]string, error)   { return nil, nil }
+func (nowhere) Servers(*sqldb.Tx, string) ([]string, error)                   { return nil, nil }
+func (nowhere) SharedRooms(*sqldb.Tx, string) ([]string, error)               { return nil, nil }
+func (nowhere) Members(*sqldb.Tx, string) ([]string, error)                   { return nil, nil }
+func (nowhere) Sharing(*sqldb.Tx, string, []string) ([]string, error)         { return nil, nil }
 func noMoves(context.Context, string, int64, int64) (m e2ee.Moves, err error) { return m, nil }
 
 func position(token string) (int64, error) {

@@ -166,7 +166,6 @@ func TestRequiredState(t *testing.T) {
 		g.state(id, a, "x.s", "1", `{"name":"1"}`)
 		g.state(id, a, "x.s", "2", `{"name":"2"}`)
 		g.say(id, b, "b")
-		const base = "create power_levels join_rules history_visibility guest_access"
 		for required, want := range map[string]string{
 			``:            "",
 			`["x.s","*"]`: "name=1 name=2", `["x.s","2"]`: "name=2", `["*","1"]`: "name=1", `["x.none","*"]`: "",
