@@ -82,3 +82,23 @@ func (s *Server) IsPublished(ctx context.Context, roomID string) (public bool, e
 	})
 	return public, err
 }
+
+// MoveAliases makes the local aliases of one room point to another.
+func (s *Server) MoveAliases(ctx context.Context, from, to string) error {
+	return s.db.Do(ctx, &sqldb.Op{Name: "alias", Write: func(tx *sqldb.Tx, _ int64) error {
+		aliases, err := s.Store.AliasesOf(tx, from)
+		if err != nil {
+			return err
+		}
+		for _, a := range aliases {
+			if err := s.Store.DeleteAlias(tx, a.Alias); err != nil {
+				return err
+			}
+			a.RoomID = to
+			if _, err := s.Store.InsertAlias(tx, a); err != nil {
+				return err
+			}
+		}
+		return nil
+	}})
+}
