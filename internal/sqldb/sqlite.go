@@ -23,14 +23,14 @@ type sqliteConn struct {
 }
 
 // sqlitePragmas set up every connection. A page cache of 16 MiB and 256 MiB of mapped file bound its memory; the WAL is
-// cut back to 32 MiB after a burst.
+// cut back to 4 MiB after a burst.
 const sqlitePragmas = `PRAGMA journal_mode = WAL;
 PRAGMA synchronous = %s;
 PRAGMA foreign_keys = OFF;
 PRAGMA cache_size = -%d;
 PRAGMA mmap_size = 268435456;
-PRAGMA wal_autocheckpoint = 4000;
-PRAGMA journal_size_limit = 33554432;
+PRAGMA wal_autocheckpoint = 1000;
+PRAGMA journal_size_limit = 4194304;
 PRAGMA temp_store = MEMORY;
 PRAGMA query_only = %d`
 

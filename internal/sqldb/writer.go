@@ -28,7 +28,7 @@ const (
 	batchOps   = 256
 	batchTime  = 20 * time.Millisecond
 	queueOps   = 4096
-	idleAfter  = 5 * time.Second
+	idleAfter  = time.Second
 	txTimeout  = time.Minute
 	slowCommit = time.Second
 )
