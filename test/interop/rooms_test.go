@@ -151,6 +151,7 @@ func relayed(p *pair, room string, host, guest, outsider *person) {
 	p.away.gate.set(false)
 	guest.sees(room, outsider.say(room, "did you hear?"))
 	hasAll(guest, room, said)
+	guest.sees(room, host.say(room, "now we can talk again"))
 }
 
 // alone: a room lives on at the other side when its server's users left, and they come back.
