@@ -44,6 +44,7 @@ type node struct {
 	api    *API
 	remote *remotes
 	clock  *clock.Manual
+	sent   int64 // time of the newest state event that state sent
 	get    func(user, room, query string) (int, gjson.Result)
 }
 
@@ -92,9 +93,13 @@ func (n *node) space(name string) string {
 	return n.create(roomserver.CreateRequest{Preset: "public_chat", Name: name}, true)
 }
 
+// state sends a state event, each a millisecond after the one before: children without order are sorted by time, and
+// those of one millisecond by their room ids, which are random.
 func (n *node) state(room, typ, key, content string) {
 	n.t.Helper()
-	_, err := n.rooms.Send(context.Background(), roomserver.SendRequest{RoomID: room, Sender: "@alice:hs", Type: typ, StateKey: &key, Content: json.RawMessage(content)})
+	n.sent++
+	_, err := n.rooms.Send(context.Background(), roomserver.SendRequest{RoomID: room, Sender: "@alice:hs", Type: typ, StateKey: &key,
+		Content: json.RawMessage(content), TS: n.sent})
 	if err != nil {
 		n.t.Fatal(err)
 	}
