@@ -220,3 +220,16 @@ func TestDirectories(t *testing.T) {
 		}
 	})
 }
+
+func TestQueriesOfOtherTypes(t *testing.T) {
+	w := newWorld(t, sqldb.SQLite)
+	a, b := w.add("a.test"), w.add("b.test")
+	const path = "/_matrix/federation/v1/query/weather"
+	if status, answer := b.call(a, "GET", path, ""); status != 404 || gjson.Get(answer, "errcode").Str != "M_UNRECOGNIZED" {
+		t.Errorf("%d %s", status, answer)
+	}
+	forger := event.Signer{Server: b.name, KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed([]byte(strings.Repeat("x", 32)))}
+	if status, answer := b.callAs(forger, a, "GET", path, ""); status != 401 {
+		t.Errorf("to nobody: %d %s", status, answer)
+	}
+}

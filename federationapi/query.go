@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
@@ -16,17 +17,26 @@ func (a *API) version(context.Context, *httpx.Request) (any, error) {
 	return map[string]any{"server": map[string]string{"name": "Knock", "version": a.o.Version}}, nil
 }
 
-// userinfo tells a third party whose OpenID token it was given.
-func (a *API) userinfo(ctx context.Context, r *httpx.Request) (any, error) {
-	token := r.Query("access_token")
-	if token == "" {
-		return nil, matrixerr.MissingToken()
-	}
-	user, err := a.o.Accounts.OpenIDUser(ctx, token)
-	if err != nil {
-		return nil, err
-	}
-	return map[string]string{"sub": user}, nil
+// OpenIDRoute tells third parties whose OpenID token they were given. They are no servers, so the route is there
+// without federation, too.
+func OpenIDRoute(accounts Accounts) httpx.Route {
+	return httpx.Route{Method: "GET", Path: "/_matrix/federation/v1/openid/userinfo", Spec: "Server-Server: OpenID",
+		Handler: func(ctx context.Context, r *httpx.Request) (any, error) {
+			token := r.Query("access_token")
+			if token == "" {
+				return nil, matrixerr.MissingToken()
+			}
+			user, err := accounts.OpenIDUser(ctx, token)
+			if err != nil {
+				return nil, err
+			}
+			return map[string]string{"sub": user}, nil
+		}}
+}
+
+// queryUnknown answers queries of types that are not known here, as endpoints that are not.
+func (a *API) queryUnknown(context.Context, *httpx.Request) (any, error) {
+	return nil, matrixerr.Unrecognized(http.StatusNotFound)
 }
 
 func (a *API) queryProfile(ctx context.Context, r *httpx.Request) (any, error) {

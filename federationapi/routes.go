@@ -23,12 +23,11 @@ func (a *API) Routes() []httpx.Route {
 	transactions := put(v1+"/send/{txnId}", "Transactions", a.sendTransaction)
 	transactions.MaxBody, transactions.Hot = maxTransaction, true
 	version := get("/version", "Server discovery", a.version)
-	userinfo := get("/openid/userinfo", "OpenID", a.userinfo)
-	version.Auth, userinfo.Auth = httpx.AuthNone, httpx.AuthNone
+	version.Auth = httpx.AuthNone
 	return append(a.encryptionRoutes(), []httpx.Route{
 		transactions,
 		version,
-		userinfo,
+		OpenIDRoute(a.o.Accounts),
 		get("/make_join/{roomId}/{userId}", "Joining Rooms", a.makeJoin),
 		put(v1+"/send_join/{roomId}/{eventId}", "Joining Rooms", a.sendJoinV1),
 		put(v2+"/send_join/{roomId}/{eventId}", "Joining Rooms", a.sendJoin),
@@ -48,6 +47,7 @@ func (a *API) Routes() []httpx.Route {
 		get("/timestamp_to_event/{roomId}", "Retrieving events", a.timestampToEvent),
 		get("/query/profile", "Querying for information", a.queryProfile),
 		get("/query/directory", "Querying for information", a.queryDirectory),
+		get("/query/{queryType}", "Querying for information", a.queryUnknown),
 		get("/publicRooms", "Published Room Directory", a.publicRooms),
 		post("/publicRooms", "Published Room Directory", a.searchPublicRooms),
 	}...)

@@ -30,6 +30,9 @@ type Options struct {
 	// Bundle returns what else events carry for a viewer, such as aggregations of
 	// relations; it may be nil.
 	Bundle func(tx *sqldb.Tx, v roomserver.Viewer, events []*store.Stored) (func(*store.Stored, *event.ClientOptions), error)
+	// Check refuses an event whose relation to another one is not allowed; it may
+	// be nil.
+	Check func(ctx context.Context, q roomserver.SendRequest) error
 	// Replaced is told of a user who came into a room that replaces another; it
 	// may be nil.
 	Replaced func(ctx context.Context, user, old, room string) error

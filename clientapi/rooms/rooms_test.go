@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"knock/internal/httpx"
+	"knock/internal/relations"
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/internal/stream"
@@ -41,12 +42,15 @@ func newNode(t testing.TB, db *sqldb.DB) *node {
 	hub := stream.New(pos)
 	db.OnPublish(hub.Advance)
 	signer := event.Signer{Server: "hs", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed([]byte(strings.Repeat("k", 32)))}
-	s := roomserver.New(roomserver.Options{ServerName: "hs", Signer: signer, Store: store.New(store.Options{DB: db}), Hub: hub, Profiles: profiles{}})
+	rows := store.New(store.Options{DB: db})
+	index := relations.NewIndex(rows)
+	s := roomserver.New(roomserver.Options{ServerName: "hs", Signer: signer, Store: rows, Hub: hub, Profiles: profiles{},
+		Participants: []roomserver.Participant{index}})
 	if err := s.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	n := &node{t: t, s: s, hub: hub}
-	api := New(Options{ServerName: "hs", Rooms: s, DB: db, Hub: hub, SyncPosition: syncPosition,
+	api := New(Options{ServerName: "hs", Rooms: s, DB: db, Hub: hub, SyncPosition: syncPosition, Check: index.Check,
 		Replaced: func(_ context.Context, user, old, room string) error {
 			n.replaced = append(n.replaced, user+" "+old+" "+room)
 			return nil

@@ -35,6 +35,11 @@ func (a *API) send(ctx context.Context, r *httpx.Request) (any, error) {
 			return nil, err
 		}
 	}
+	if a.o.Check != nil {
+		if err := a.o.Check(ctx, q); err != nil {
+			return nil, err
+		}
+	}
 	id, err := a.s.Send(ctx, q)
 	return eventID(id), failWrite(err)
 }

@@ -126,3 +126,23 @@ func TestReceiptsInThreads(t *testing.T) {
 		}
 	})
 }
+
+// TestOpenIDWithoutFederation: third parties check tokens of servers that talk to no other one, too.
+func TestOpenIDWithoutFederation(t *testing.T) {
+	cfg := testConfig(t, "")
+	cfg.Federation.Enabled = false
+	n, stop := start(t, cfg, io.Discard)
+	defer stop()
+	p := &person{t: t, base: n.ClientURL()}
+	account := p.ok("POST", "register", `{"username":"alice","password":"long enough","auth":{"type":"m.login.dummy"}}`)
+	p.token = account.Get("access_token").Str
+	user := account.Get("user_id").Str
+	token := p.ok("POST", "user/"+url.PathEscape(user)+"/openid/request_token", `{}`).Get("access_token").Str
+	body := get(t, http.DefaultClient, n.ClientURL()+"/_matrix/federation/v1/openid/userinfo?access_token="+url.QueryEscape(token))
+	if got := gjson.Get(body, "sub").Str; got != user {
+		t.Errorf("%s is not %s", body, user)
+	}
+	if body := get(t, http.DefaultClient, n.ClientURL()+"/_matrix/federation/v1/version"); gjson.Get(body, "errcode").Str != "M_UNRECOGNIZED" {
+		t.Errorf("a server without federation says %s", body)
+	}
+}

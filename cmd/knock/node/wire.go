@@ -108,7 +108,7 @@ func (n *Node) wire(context.Context) error {
 		Push: p.push, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee,
 		Log: n.logs.Component("sync"), Registerer: n.metrics})
 	p.roomsAPI = roomsapi.New(roomsapi.Options{ServerName: n.cfg.ServerName, Rooms: p.rooms, DB: n.db, Hub: n.hub,
-		SyncPosition: n.syncPosition, Replaced: n.takeAlong, Bundle: p.related.Extra, Log: n.logs.Component("rooms")})
+		SyncPosition: n.syncPosition, Replaced: n.takeAlong, Bundle: p.related.Extra, Check: p.index.Check, Log: n.logs.Component("rooms")})
 	p.directoryAPI = n.newDirectoryAPI()
 	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, SyncPosition: n.syncPosition})
 	p.spacesAPI = n.newSpacesAPI()
@@ -165,10 +165,10 @@ func (n *Node) clientRoutes() []httpx.Route {
 
 // federationRoutes are the rows of the federation listener.
 func (n *Node) federationRoutes() []httpx.Route {
-	if !n.cfg.Federation.Enabled {
-		return nil
-	}
 	p := &n.parts
+	if p.federation == nil {
+		return []httpx.Route{federationapi.OpenIDRoute(p.account)}
+	}
 	rows := append(p.federation.Routes(), p.keys.Routes()...)
 	rows = append(rows, p.spacesAPI.FederationRoutes()...)
 	return append(rows, p.media.FederationRoutes()...)
