@@ -96,6 +96,8 @@ type node struct {
 	asked atomic.Int64 // requests answered
 	door  atomic.Pointer[httpx.Router]
 
+	policy atomic.Pointer[http.HandlerFunc] // answers /_matrix/policy
+
 	db       *sqldb.DB
 	hub      *stream.Hub
 	rooms    *roomserver.Server
@@ -128,6 +130,10 @@ func (w *world) add(name string) *node {
 func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if n.down.Load() {
 		panic(http.ErrAbortHandler)
+	}
+	if policy := n.policy.Load(); policy != nil && strings.HasPrefix(r.URL.Path, "/_matrix/policy/") {
+		(*policy)(w, r)
+		return
 	}
 	n.door.Load().ServeHTTP(w, r)
 	n.asked.Add(1)

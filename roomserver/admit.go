@@ -29,6 +29,10 @@ type admission struct {
 	after   map[string]*state.Set
 	flags   store.Flags
 	exclude string // the server that has the event already
+	policy  verdict
+
+	device, txn string // of an event of a local user
+	txnKey      []byte
 }
 
 // admit applies the checks performed on receipt of a PDU (server-server API,
@@ -77,7 +81,20 @@ func (b *batch) admit(ctx context.Context, e *event.Event, a admission) (*draft,
 	if reason != nil && b.r.tip.state.Set != acc.before.Set {
 		acc.flags |= store.SoftFailed
 		b.r.logRefusal(e, "soft-failed", reason)
+		return b.add(ctx, e, acc)
 	}
+	p, err := b.r.policy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !p.signed(e) {
+		if a.policy == unasked {
+			return nil, errUnasked
+		}
+		acc.flags |= store.SoftFailed
+		return b.add(ctx, e, acc)
+	}
+	acc.device, acc.txn, acc.txnKey = a.device, a.txn, a.txnKey
 	return b.add(ctx, e, acc)
 }
 

@@ -42,8 +42,8 @@ func TestCrash(t *testing.T) {
 // goroutines at once.
 func sendUntilKilled(t *testing.T, url string) {
 	db := sqldbtest.OpenURL(t, url)
-	s := newTestServer(t, db)
 	db.Start(context.Background())
+	s := newTestServer(t, db)
 	var n atomic.Int64
 	n.Store(rand.Int64N(1 << 50))
 	for range 4 {
@@ -73,9 +73,9 @@ func sendNumbered(t *testing.T, s *Server, room string, n int64, i int) {
 func checkAfterCrash(t *testing.T, url string, acked map[int64]bool) {
 	db := sqldbtest.OpenURL(t, url)
 	defer db.Close()
-	s := newTestServer(t, db)
 	ctx := context.Background()
 	db.Start(ctx)
+	s := newTestServer(t, db)
 	rooms, err := s.Store.ResidentRooms(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -22,6 +22,7 @@ var (
 	ErrUnknownAlias = errors.New("the alias does not exist")
 	ErrUnknownUser  = errors.New("the user does not exist on this server")
 	ErrNoCreate     = errors.New("the state that came with the invite lacks the room's m.room.create as a full event")
+	ErrNoPolicy     = errors.New("the room's policy server gave no usable answer")
 	ErrBadRequest   = errors.New("the request is not valid")
 )
 
@@ -59,5 +60,6 @@ var mapped = []struct {
 	{ErrUnsupported, matrixerr.New(http.StatusBadRequest, "M_UNSUPPORTED_ROOM_VERSION", "This server does not support the room version.")},
 	{ErrAliasTaken, matrixerr.New(http.StatusBadRequest, "M_ROOM_IN_USE", "The room alias is taken; choose another one.")},
 	{ErrNoCreate, matrixerr.MissingParam("The invite lacks the room's m.room.create event as a full PDU.")},
+	{ErrNoPolicy, matrixerr.New(http.StatusBadGateway, "M_UNKNOWN", "The room's policy server could not be asked, so nothing was sent. Try again later; m.room.policy can be changed without it.")},
 	{ErrBadRequest, matrixerr.InvalidParam("The request is not valid.")},
 }

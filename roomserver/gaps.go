@@ -54,6 +54,9 @@ func (s *Server) placeHere(ctx context.Context, key store.RoomKey, origin string
 	if errors.Is(err, errMissingAuth) {
 		err = s.placeWithAuth(ctx, key, origin, e, a)
 	}
+	if errors.Is(err, errUnasked) {
+		err = s.placeAsked(ctx, key, e, a)
+	}
 	return err
 }
 

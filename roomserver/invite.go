@@ -26,6 +26,9 @@ func (s *Server) inviteRemote(ctx context.Context, q SendRequest) (string, error
 	if err != nil {
 		return "", err
 	}
+	if e, err = s.askAbout(ctx, r.key, e); err != nil {
+		return "", err
+	}
 	server := serverOf(*q.StateKey)
 	raw, err := s.Remote.Invite(ctx, server, r.key.ID, e.EventID(), r.key.Version.ID, e.JSON(), stripped)
 	if err != nil {
@@ -38,7 +41,11 @@ func (s *Server) inviteRemote(ctx context.Context, q SendRequest) (string, error
 	if signed.EventID() != e.EventID() {
 		return "", fmt.Errorf("%s answered with another event", server)
 	}
-	return e.EventID(), s.retry(ctx, func() error { return r.s.insertSigned(ctx, r.key, signed) })
+	// It may answer with its own signature alone.
+	if signed, err = signed.WithSignaturesOf(e); err != nil {
+		return "", err
+	}
+	return e.EventID(), s.retry(ctx, func() error { return s.insertSigned(ctx, r.key, signed, admission{flags: store.Outgoing}) })
 }
 
 // draftInvite builds and checks an invite without adding it to the room.
@@ -87,7 +94,7 @@ func (r *room) inviteState(ctx context.Context, sender string) ([]json.RawMessag
 
 // insertSigned takes an event that was built here and signed elsewhere. The
 // server that signed it gets it like all others when it is in the room.
-func (s *Server) insertSigned(ctx context.Context, key store.RoomKey, e *event.Event) error {
+func (s *Server) insertSigned(ctx context.Context, key store.RoomKey, e *event.Event, a admission) error {
 	r, err := s.handleOf(ctx, key)
 	if err != nil {
 		return err
@@ -96,13 +103,19 @@ func (s *Server) insertSigned(ctx context.Context, key store.RoomKey, e *event.E
 		return err
 	}
 	b := r.begin()
-	d, err := b.admit(ctx, e, admission{flags: store.Outgoing})
+	d, err := b.admit(ctx, e, a)
 	if err != nil || d == nil {
 		err = r.abandon(b, err)
 		r.mu.Unlock()
+		if errors.Is(err, errUnasked) {
+			err = fmt.Errorf("%w: it changed meanwhile", ErrNoPolicy)
+		}
 		return err
 	}
 	b.enqueue()
+	if d.live {
+		r.txns.add(a.txnKey, sentTxn{id: e.EventID(), batch: b})
+	}
 	r.mu.Unlock()
 	if err := b.wait(ctx); err != nil {
 		return err

@@ -155,7 +155,7 @@ func (s *Server) takeOnce(ctx context.Context, a *arrival, results map[string]st
 	var drafts []*draft
 	for i, e := range a.events {
 		d, err := b.admit(ctx, e, admission{})
-		if errors.Is(err, errMissingPrev) || errors.Is(err, errMissingAuth) {
+		if errors.Is(err, errMissingPrev) || errors.Is(err, errMissingAuth) || errors.Is(err, errUnasked) {
 			rest = a.events[i:]
 			break
 		}

@@ -30,6 +30,9 @@ type Remote interface {
 	// the last at or before it.
 	EventAtTime(ctx context.Context, server, roomID string, ts int64, forward bool) (eventID string, at int64, err error)
 	Alias(ctx context.Context, server, alias string) (roomID string, servers []string, err error)
+	// PolicySignature asks a policy server for its signature over an event. The
+	// error is a *PolicyRefusal when it says no.
+	PolicySignature(ctx context.Context, server string, unstable bool, e json.RawMessage) (signature string, err error)
 }
 
 // JoinSink takes the answer of send_join as it is read.

@@ -34,6 +34,8 @@ type room struct {
 	txns  txnWindow
 	auths map[string]*selection // auth events of message senders, for tip.state
 
+	policed knownPolicy
+
 	pub struct {
 		sync.RWMutex
 		pending map[int64]*store.Stored // queued events

@@ -57,6 +57,14 @@ func (s *Server) send(ctx context.Context, q SendRequest) (string, error) {
 		r.mu.Unlock()
 		return sent.id, sent.batch.wait(ctx)
 	}
+	p, err := r.policy(ctx)
+	if err != nil || p != nil && !p.exempt(q.Type, q.StateKey) {
+		r.mu.Unlock()
+		if err != nil {
+			return "", err
+		}
+		return s.sendPoliced(ctx, r.key, q, key)
+	}
 	b, id, err := r.sendLocked(ctx, q, key)
 	r.mu.Unlock()
 	if err != nil || b == nil {

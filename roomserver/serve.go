@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -99,10 +100,20 @@ func (s *Server) AcceptMembership(ctx context.Context, kind, origin, roomID, eve
 		return nil, err
 	}
 	var d *draft
-	err = s.retry(ctx, func() error {
+	accept := func() error {
 		d, err = s.acceptOnce(ctx, r.key, e, origin)
 		return err
-	})
+	}
+	err = s.retry(ctx, accept)
+	if errors.Is(err, errUnasked) {
+		if e, err = s.askAbout(ctx, r.key, e); err != nil {
+			return nil, err
+		}
+		err = s.retry(ctx, accept)
+	}
+	if errors.Is(err, errUnasked) {
+		err = fmt.Errorf("%w: it changed meanwhile", ErrNoPolicy)
+	}
 	if err != nil {
 		return nil, err
 	}

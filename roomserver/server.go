@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/singleflight"
 
 	"knock/internal/clock"
 	"knock/internal/sqldb"
@@ -96,6 +97,9 @@ type Server struct {
 	invites sync.Mutex // guards the creation of rows of rooms that are not resident
 	intake  intake
 	follows followUps
+
+	policyTuples [len(policyTypes)]int64
+	asking       singleflight.Group // sends of transactions that wait for a policy server
 }
 
 type loading struct {
@@ -125,8 +129,11 @@ func New(o Options) *Server {
 	}
 }
 
-// Start loads the index of who is in which room.
+// Start loads the index of who is in which room. The database's writer must run.
 func (s *Server) Start(ctx context.Context) error {
+	if err := s.loadPolicyTuples(ctx); err != nil {
+		return err
+	}
 	return s.Store.EachLocalJoined(ctx, func(room, user string) { s.Hub.SetJoined(user, room, true) })
 }
 

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -213,4 +214,29 @@ func (c *Client) askForKeys(ctx context.Context, server, name, what string, body
 		name: name, method: http.MethodPost, path: "/_matrix/federation/v1/user/keys/" + what, content: body, limit: keysAnswer, hurry: true,
 	}, &out)
 	return out, err
+}
+
+// PolicySignature asks a policy server to sign an event (Server-Server API, "Policy Servers") and returns its signature
+// in base64, "" when it answers without one, as experimental servers refuse. unstable asks in the form of MSC4284; so
+// are those that do not know the specification's.
+func (c *Client) PolicySignature(ctx context.Context, server string, unstable bool, e json.RawMessage) (string, error) {
+	const stableForm, unstableForm = "/_matrix/policy/v1/sign", "/_matrix/policy/unstable/org.matrix.msc4284/sign"
+	var out map[string]map[string]string
+	ask := func(path string) error {
+		return c.get(ctx, server, call{name: "policy_sign", method: http.MethodPost, path: path, content: e, hurry: true}, &out)
+	}
+	var err error
+	if !unstable {
+		err = ask(stableForm)
+	}
+	if unstable || unsupportedPolicy(err) {
+		err = ask(unstableForm)
+	}
+	return out[server]["ed25519:policy_server"], err
+}
+
+// unsupportedPolicy is stricter than unsupported: a plain 400 may be a refusal.
+func unsupportedPolicy(err error) bool {
+	var e *Error
+	return unsupported(err) && errors.As(err, &e) && e.Code != http.StatusBadRequest
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +22,7 @@ func (r *Ring) VerifyEvents(ctx context.Context, events []*event.Event) []error 
 	ns := needs{}
 	for _, e := range events {
 		for _, server := range e.SignatureServers() {
-			for _, id := range limited(e.SignatureKeyIDs(server)) {
+			for _, id := range eventKeys(e, server) {
 				ns.add(server, id, needOf(e))
 			}
 		}
@@ -44,9 +45,18 @@ func needOf(e *event.Event) need {
 
 func limited(ids []string) []string { return ids[:min(len(ids), maxSignatures)] }
 
+// policyKey is in m.room.policy and nowhere else: looking for it among a server's published keys would fetch them for
+// each event.
+const policyKey = "ed25519:policy_server"
+
+// eventKeys are the keys with which a server claims to have signed an event.
+func eventKeys(e *event.Event, server string) []string {
+	return limited(slices.DeleteFunc(e.SignatureKeyIDs(server), func(id string) bool { return id == policyKey }))
+}
+
 func (r *Ring) verifyEvent(e *event.Event) error {
 	for _, server := range e.SignatureServers() {
-		err := r.check(limited(e.SignatureKeyIDs(server)), server, needOf(e), e.TS(), func(id string, k verifyKey) error {
+		err := r.check(eventKeys(e, server), server, needOf(e), e.TS(), func(id string, k verifyKey) error {
 			return e.VerifySignature(server, id, k.key)
 		})
 		if err != nil {

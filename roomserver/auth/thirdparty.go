@@ -55,7 +55,7 @@ func field(object gjson.Result, key string) gjson.Result {
 func inviteKeys(issued *event.Event) []ed25519.PublicKey {
 	var keys []ed25519.PublicKey
 	add := func(value gjson.Result) {
-		if key, ok := decodeKey(value.Str); ok && len(keys) < maxInviteKeys {
+		if key, ok := DecodeKey(value.Str); ok && len(keys) < maxInviteKeys {
 			keys = append(keys, key)
 		}
 	}
@@ -67,8 +67,9 @@ func inviteKeys(issued *event.Event) []ed25519.PublicKey {
 	return keys
 }
 
-// decodeKey reads base64, padded or not, of both alphabets: identity servers publish all of them.
-func decodeKey(s string) (ed25519.PublicKey, bool) {
+// DecodeKey reads an ed25519 public key from base64, padded or not, of both alphabets: identity and policy servers
+// publish all of them.
+func DecodeKey(s string) (ed25519.PublicKey, bool) {
 	s = strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(s, "="))
 	key, err := base64.RawStdEncoding.DecodeString(s)
 	return key, err == nil && len(key) == ed25519.PublicKeySize

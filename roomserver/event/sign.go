@@ -29,6 +29,11 @@ func (e *Event) Sign(s Signer) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
+	return e.withJSON(b)
+}
+
+// withJSON returns a copy of the event with other signatures.
+func (e *Event) withJSON(b []byte) (*Event, error) {
 	if len(b) > MaxSize {
 		return nil, tooLarge("")
 	}
@@ -38,6 +43,41 @@ func (e *Event) Sign(s Signer) (*Event, error) {
 	}
 	signed.redacted = e.redacted
 	return signed, nil
+}
+
+// WithSignature returns a copy of the event with a signature that was made
+// elsewhere, in base64. It is not checked.
+func (e *Event) WithSignature(server, keyID, signature string) (*Event, error) {
+	sig, err := decodeBase64(make([]byte, 0, 2*ed25519.SignatureSize), signature)
+	if err != nil || len(sig) != ed25519.SignatureSize || !strings.HasPrefix(keyID, algorithm) {
+		return nil, ErrBadSignature
+	}
+	return e.withJSON(putSignature(e.json, server, keyID, sig))
+}
+
+// WithSignaturesOf returns a copy of the event with the signatures that another
+// copy of it has and it lacks.
+func (e *Event) WithSignaturesOf(other *Event) (*Event, error) {
+	var err error
+	var servers, keys [8]field
+	all := lookup(other.json, "signatures")
+	list, _ := fieldsOf(servers[:0], all)
+	for _, f := range list {
+		server := keyText(all[f.name:f.nameTo])
+		own := lookup(all, server)
+		ids, _ := fieldsOf(keys[:0], own)
+		for _, k := range ids {
+			id := keyText(own[k.name:k.nameTo])
+			text, ok := stringValue(lookup(own, id))
+			if _, has := stringValue(lookup(lookup(lookup(e.json, "signatures"), server), id)); has || !ok {
+				continue
+			}
+			if e, err = e.WithSignature(server, id, text); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return e, nil
 }
 
 // VerifySignature checks one signature of the event: ErrNoSignature,
@@ -130,7 +170,11 @@ func (s Signer) addTo(whole, covered []byte) ([]byte, error) {
 	if len(s.Key) != ed25519.PrivateKeySize || !strings.HasPrefix(s.KeyID, algorithm) {
 		return nil, errors.New("event: the signing key is not an ed25519 key")
 	}
-	sig := ed25519.Sign(s.Key, covered)
+	return putSignature(whole, s.Server, s.KeyID, ed25519.Sign(s.Key, covered)), nil
+}
+
+// putSignature sets one signature in a canonical object.
+func putSignature(whole []byte, server, keyID string, sig []byte) []byte {
 	val := make([]byte, 0, 88)
 	val = append(base64.RawStdEncoding.AppendEncode(append(val, '"'), sig), '"')
 
@@ -138,11 +182,11 @@ func (s Signer) addTo(whole, covered []byte) ([]byte, error) {
 	if len(all) == 0 || all[0] != '{' {
 		all = []byte("{}")
 	}
-	own := lookup(all, s.Server)
+	own := lookup(all, server)
 	if len(own) == 0 || own[0] != '{' {
 		own = []byte("{}")
 	}
-	return setMember(whole, "signatures", setMember(all, s.Server, setMember(own, s.KeyID, val))), nil
+	return setMember(whole, "signatures", setMember(all, server, setMember(own, keyID, val)))
 }
 
 // algorithm is the only one that Matrix knows.
