@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"knock/internal/fold"
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/internal/stream"
@@ -26,7 +27,7 @@ func BenchmarkSearch(b *testing.B) {
 			var rows [][]any
 			for i := range 100_000 {
 				id, name := fmt.Sprintf("@user%d:server%d.example", i, i%100), fmt.Sprintf("Person %x 山田", i*2654435761%1_000_003)
-				rows = append(rows, []any{1<<40 + i, []byte(id), []byte(name), []byte("mxc://a/b"), []byte(Fold(id) + "\n" + Fold(name)), 1})
+				rows = append(rows, []any{1<<40 + i, []byte(id), []byte(name), []byte("mxc://a/b"), []byte(fold.Text(id) + "\n" + fold.Text(name)), 1})
 			}
 			if err := db.Do(b.Context(), &sqldb.Op{Name: "test", Write: func(tx *sqldb.Tx, _ int64) error { return tx.Insert(putUser, rows...) }}); err != nil {
 				b.Fatal(err)

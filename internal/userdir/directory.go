@@ -8,6 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"knock/internal/fold"
 	"knock/internal/sqldb"
 	"knock/internal/stream"
 	"knock/roomserver"
@@ -223,7 +224,7 @@ func (d *Directory) rows(ctx context.Context, events []*store.Stored) ([][]any, 
 		if err != nil {
 			return nil, err
 		}
-		folded := Fold(user) + "\n" + Fold(name)
+		folded := fold.Text(user) + "\n" + fold.Text(name)
 		rows[i] = []any{nids[i], []byte(user), []byte(name), []byte(avatar), []byte(folded), newest[user].NID}
 	}
 	return rows, nil

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"knock/internal/fold"
 	"knock/internal/sqldb"
 	"knock/roomserver/store"
 )
@@ -49,7 +50,7 @@ var (
 // Search returns up to limit users whose id or display name contains every word of the term, the best matches first, of
 // those whom the searcher may find. limited says that there are more.
 func (d *Directory) Search(ctx context.Context, searcher, term string, limit int) (found []User, limited bool, err error) {
-	words := strings.Fields(Fold(strings.ToValidUTF8(term[:min(len(term), maxTerm)], "")))
+	words := strings.Fields(fold.Text(strings.ToValidUTF8(term[:min(len(term), maxTerm)], "")))
 	if len(words) == 0 {
 		return nil, false, nil
 	}

@@ -16,16 +16,6 @@ import (
 	"knock/roomserver/store"
 )
 
-func TestFold(t *testing.T) {
-	for in, want := range map[string]string{
-		"José  ÀÉ": "jose ae", "ＡＢＣ": "abc", "Straße": "strasse", "ﬁne": "fine", "が": "が", "ｶﾞ": "ガ", "김철수": "김철수", "  ": "", "Ёлка": "елка", "名前": "名前", "a\tb": "a b",
-	} {
-		if got := Fold(in); got != want {
-			t.Errorf("%q: %q, want %q", in, got, want)
-		}
-	}
-}
-
 func TestRank(t *testing.T) {
 	for _, c := range []struct {
 		id, name, term string

@@ -1,25 +1,6 @@
 package userdir
 
-import (
-	"strings"
-
-	"golang.org/x/text/cases"
-	"golang.org/x/text/unicode/norm"
-)
-
-// Fold makes text comparable: compatibility forms (full width, ligatures), letter case and the accents of Latin, Greek
-// and Cyrillic letters do not count; white space is one space.
-func Fold(text string) string {
-	text = norm.NFKD.String(text)
-	text = strings.Map(func(r rune) rune {
-		if r >= 0x300 && r <= 0x36f { // combining diacritical marks; those of other scripts tell letters apart
-			return -1
-		}
-		return r
-	}, text)
-	text = norm.NFKC.String(cases.Fold().String(text))
-	return strings.Join(strings.Fields(text), " ")
-}
+import "strings"
 
 // Ranks of a match: the lower, the better.
 const (
