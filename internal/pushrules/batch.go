@@ -59,18 +59,27 @@ type total struct {
 // are added up at its end, on top of what is committed: an operation that fails
 // leaves no trace in any other's.
 type batch struct {
+	tallies  *tallies
 	totals   []total
+	logged   []roomEvent
 	reads    map[readKey]int64
 	receipts map[userRoom]bool // moved by a receipt: what was passed is deleted
+}
+
+// roomEvent is an event that counts, of some room.
+type roomEvent struct {
+	room int64
+	logged
 }
 
 // batchKey is where a transaction keeps its batch.
 type batchKey struct{}
 
-func of(tx *sqldb.Tx) *batch {
+func (t *tallies) batch(tx *sqldb.Tx) *batch {
 	return tx.Scratch(batchKey{}, func() any {
-		b := &batch{reads: map[readKey]int64{}, receipts: map[userRoom]bool{}}
+		b := &batch{tallies: t, reads: map[readKey]int64{}, receipts: map[userRoom]bool{}}
 		tx.BeforeCommit(func() error { return b.flush(tx) })
+		tx.AfterCommit(func(last int64) { t.committed(b, last) })
 		return b
 	}).(*batch)
 }
@@ -81,6 +90,9 @@ func (b *batch) event(tx *sqldb.Tx, e *counted, pos int64) {
 		if e.ignored != "" {
 			b.totals = append(b.totals, total{headKey{e.room, e.thread, e.class, e.ignored}, pos})
 		}
+	}
+	if e.class != 0 || len(e.others) > 0 {
+		b.logged = append(b.logged, roomEvent{e.room, logged{pos: pos, thread: e.thread, class: e.class, ignored: e.ignored, others: e.others}})
 	}
 	for _, x := range e.others {
 		tx.Append(insertEvent, x.user, e.room, pos, e.thread, int64(e.class), x.flags)

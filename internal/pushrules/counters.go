@@ -57,7 +57,7 @@ func (s *Service) Prepare(ctx context.Context, o *Occurrence) func(tx *sqldb.Tx,
 		return nil
 	}
 	return func(tx *sqldb.Tx, pos int64) error {
-		of(tx).event(tx, &e, pos)
+		s.tallies.batch(tx).event(tx, &e, pos)
 		return nil
 	}
 }
@@ -158,7 +158,7 @@ var mentionsProperty = newProperty(`content.m\.mentions.user_ids`)
 // Unthreaded) forward to the event at pos, in the receipt's transaction. Backward
 // moves are left out.
 func (s *Service) MarkRead(tx *sqldb.Tx, user string, room int64, thread string, pos int64) {
-	b := of(tx)
+	b := s.tallies.batch(tx)
 	b.read(user, room, thread, pos)
 	b.receipts[userRoom{user, room}] = true
 }

@@ -45,6 +45,7 @@ type Service struct {
 	ignores Ignores
 	cache   *rulesets
 	index   *index
+	tallies *tallies
 
 	seed  maphash.Seed
 	locks [64]sync.Mutex // by user: a change reads the rules that it replaces
@@ -59,7 +60,7 @@ func New(o Options) *Service {
 		o.Ignores = nobody{}
 	}
 	return &Service{db: o.DB, hub: o.Hub, log: o.Log, ignores: o.Ignores,
-		cache: newRulesets(o.CacheBytes, o.Registerer), index: newIndex(), seed: maphash.MakeSeed()}
+		cache: newRulesets(o.CacheBytes, o.Registerer), index: newIndex(), tallies: newTallies(o.Registerer), seed: maphash.MakeSeed()}
 }
 
 type nobody struct{}

@@ -1,6 +1,11 @@
 package pushrules
 
-import "knock/internal/sqldb"
+import (
+	"slices"
+	"strings"
+
+	"knock/internal/sqldb"
+)
 
 // The statements exist for many rooms and for one, which is what most syncs
 // ask about: plain equality takes half the time of a list.
@@ -9,6 +14,8 @@ var (
 	selectUnreadOne     = sqldb.Register("pushrules.unreadOne", unreadSQL(`= $2`, `= $5`))
 	selectExceptions    = sqldb.Register("pushrules.exceptions", exceptionsSQL(`= ANY($2::bigint[])`))
 	selectExceptionsOne = sqldb.Register("pushrules.exceptionsOne", exceptionsSQL(`= $2`))
+	selectReads         = sqldb.Register("pushrules.reads", readsSQL(`= ANY($2::bigint[])`))
+	selectReadsOne      = sqldb.Register("pushrules.readsOne", readsSQL(`= $2`))
 	deleteRoomTotals    = sqldb.Register("pushrules.deleteRoomTotals", `DELETE FROM push_totals WHERE room = $1`)
 	deleteRoomHeads     = sqldb.Register("pushrules.deleteRoomHeads", `DELETE FROM push_heads WHERE room = $1`)
 	deleteRoomEvents    = sqldb.Register("pushrules.deleteRoomEvents", `DELETE FROM push_events WHERE room = $1`)
@@ -38,6 +45,10 @@ func exceptionsSQL(rooms string) string {
 		AND e.user_id = r.user_id AND e.room = r.room AND e.pos > r.pos AND e.pos <= $3::bigint
 		AND (t.pos IS NULL OR e.pos > t.pos)
 		GROUP BY e.room, e.thread, e.class, e.flags`
+}
+
+func readsSQL(rooms string) string {
+	return `SELECT room, thread, pos FROM push_reads WHERE user_id = $1 AND room ` + rooms
 }
 
 // RoomKey names a room for Unread.
@@ -81,10 +92,10 @@ func (c Counts) All() Count {
 }
 
 // Unread returns a user's unread counts at position at, in a snapshot that holds
-// at least that position, by room id; rooms without any are left out. It costs
-// two statements for all rooms (a third when the user's rules are not cached).
-// Messages of ignored senders are left out, as far as they were sent after
-// somebody here began to ignore the sender.
+// at least that position, by room id; rooms without any are left out. What was
+// asked for lately costs no statement, all other rooms together three (a fourth
+// when the user's rules are not cached). Messages of ignored senders are left
+// out, as far as they were sent after somebody here began to ignore the sender.
 //
 // Totals are exact at the given position. A read position that is newer counts
 // already: the sync that delivers the receipt brings the same count.
@@ -96,74 +107,83 @@ func (s *Service) Unread(tx *sqldb.Tx, user string, rooms []RoomKey, at int64, i
 	if err != nil {
 		return nil, err
 	}
-	u := newUnread(sets[user], rooms)
-	totals, exceptions := selectUnread, selectExceptions
-	var which, senders any = u.nids, append([]string{everyone}, ignored...)
-	if len(rooms) == 1 && len(ignored) == 0 {
-		totals, exceptions = selectUnreadOne, selectExceptionsOne
-		which, senders = u.nids[0], everyone
-	}
-	if err := u.readTotals(tx, totals, user, which, at, Unthreaded, senders, 1); err != nil {
-		return nil, err
-	}
-	if err := u.readExceptions(tx, exceptions, user, which, at, Unthreaded); err != nil {
-		return nil, err
-	}
-	return u.result(), nil
-}
-
-// unread adds up one user's counts.
-type unread struct {
-	rules *ruleset
-	nids  []int64
-	rooms map[int64]*unreadRoom
-}
-
-type unreadRoom struct {
-	subject *subject
-	flags   map[Class]int64
-	counts  map[string]*Count // by thread
-}
-
-func newUnread(rs *ruleset, rooms []RoomKey) *unread {
-	u := &unread{rules: rs, rooms: make(map[int64]*unreadRoom, len(rooms))}
+	names := joinNames(ignored)
+	out := map[string]Counts{}
+	var cold []RoomKey
 	for _, r := range rooms {
-		u.nids = append(u.nids, r.NID)
-		u.rooms[r.NID] = &unreadRoom{subject: roomSubject(r.ID)}
-	}
-	return u
-}
-
-// class returns what events of a class are to the user in a room.
-func (u *unread) class(r *unreadRoom, c Class) int64 {
-	flags, ok := r.flags[c]
-	if !ok {
-		flags = u.rules.flags(r.subject, c)
-		if r.flags == nil {
-			r.flags = map[Class]int64{}
+		n, ok := s.tallies.count(user, r.NID, at, ignored, names)
+		if !ok {
+			cold = append(cold, r)
+		} else if len(n) > 0 {
+			n.result(out, sets[user], r.ID)
 		}
-		r.flags[c] = flags
 	}
-	return flags
-}
-
-func (r *unreadRoom) thread(id string) *Count {
-	if r.counts[id] == nil {
-		if r.counts == nil {
-			r.counts = map[string]*Count{}
-		}
-		r.counts[id] = &Count{}
+	if len(cold) == 0 {
+		return out, nil
 	}
-	return r.counts[id]
-}
-
-func (u *unread) readTotals(tx *sqldb.Tx, stmt *sqldb.Stmt, args ...any) error {
-	rows, err := tx.Query(stmt, args...)
+	u, err := readUnread(tx, user, cold, at, ignored)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer rows.Close()
-	for rows.Next() {
+	for _, r := range cold {
+		seat := u.seats[r.NID]
+		seat.n.result(out, sets[user], r.ID)
+		seat.at, seat.ignored = at, names
+		s.tallies.keep(user, r.NID, seat)
+	}
+	return out, nil
+}
+
+// joinNames makes one string of a set of names, and splitNames undoes it. User ids
+// from outside may have any byte but this one in them here: what has it is
+// ignored nowhere else either, since no sender is called so.
+func joinNames(names []string) string {
+	if len(names) < 2 {
+		return strings.Join(names, "\n")
+	}
+	names = slices.Clone(names)
+	slices.Sort(names)
+	return strings.Join(names, "\n")
+}
+
+func splitNames(names string) []string { return strings.Split(names, "\n") }
+
+// unread reads one user's counts from the database.
+type unread struct {
+	tx    *sqldb.Tx
+	seats map[int64]*seat
+}
+
+func readUnread(tx *sqldb.Tx, user string, rooms []RoomKey, at int64, ignored []string) (*unread, error) {
+	u := &unread{tx: tx, seats: make(map[int64]*seat, len(rooms))}
+	nids := make([]int64, len(rooms))
+	for i, r := range rooms {
+		nids[i] = r.NID
+		u.seats[r.NID] = &seat{n: tally{}}
+	}
+	totals, exceptions, reads := selectUnread, selectExceptions, selectReads
+	var which, senders any = nids, append([]string{everyone}, ignored...)
+	if len(rooms) == 1 {
+		exceptions, reads, which = selectExceptionsOne, selectReadsOne, nids[0]
+		if len(ignored) == 0 {
+			totals, senders = selectUnreadOne, everyone
+		}
+	}
+	first := which
+	if totals == selectUnread {
+		first = nids
+	}
+	if err := u.readTotals(totals, user, first, at, Unthreaded, senders, 1); err != nil {
+		return nil, err
+	}
+	if err := u.readExceptions(exceptions, user, which, at, Unthreaded); err != nil {
+		return nil, err
+	}
+	return u, u.readPositions(reads, user, which)
+}
+
+func (u *unread) readTotals(stmt *sqldb.Stmt, args ...any) error {
+	return u.each(stmt, func(rows *sqldb.Rows) error {
 		var k headKey
 		var now, read *int64
 		if err := rows.Scan(&k.room, &k.thread, &k.class, &k.sender, &now, &read); err != nil {
@@ -173,57 +193,104 @@ func (u *unread) readTotals(tx *sqldb.Tx, stmt *sqldb.Stmt, args ...any) error {
 		if k.sender != everyone {
 			n = -n
 		}
-		r := u.rooms[k.room]
-		r.thread(k.thread).add(u.class(r, k.class), n)
-	}
-	return rows.Close()
+		u.seats[k.room].n.plus(tallyKey{k.thread, k.class, byClass}, n)
+		return nil
+	}, args...)
 }
 
 // readExceptions replaces, for each event with a row of the user's own, what its
 // class says by what the row says.
-func (u *unread) readExceptions(tx *sqldb.Tx, stmt *sqldb.Stmt, args ...any) error {
-	rows, err := tx.Query(stmt, args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+func (u *unread) readExceptions(stmt *sqldb.Stmt, args ...any) error {
+	return u.each(stmt, func(rows *sqldb.Rows) error {
 		var k headKey
 		var flags, n int64
 		if err := rows.Scan(&k.room, &k.thread, &k.class, &flags, &n); err != nil {
 			return err
 		}
-		r := u.rooms[k.room]
-		count := r.thread(k.thread)
-		count.add(u.class(r, k.class), -n)
-		count.add(flags, n)
+		seat := u.seats[k.room]
+		seat.n.plus(tallyKey{k.thread, k.class, byClass}, -n)
+		seat.n.plus(tallyKey{k.thread, k.class, flags}, n)
+		return nil
+	}, args...)
+}
+
+func (u *unread) readPositions(stmt *sqldb.Stmt, args ...any) error {
+	return u.each(stmt, func(rows *sqldb.Rows) error {
+		var room, pos int64
+		var thread string
+		if err := rows.Scan(&room, &thread, &pos); err != nil {
+			return err
+		}
+		seat := u.seats[room]
+		if thread == Unthreaded {
+			seat.member, seat.read = true, pos
+			return nil
+		}
+		if seat.threads == nil {
+			seat.threads = map[string]int64{}
+		}
+		seat.threads[thread] = pos
+		return nil
+	}, args...)
+}
+
+func (u *unread) each(stmt *sqldb.Stmt, scan func(*sqldb.Rows) error, args ...any) error {
+	rows, err := u.tx.Query(stmt, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
 	}
 	return rows.Close()
 }
 
-func (u *unread) result() map[string]Counts {
-	out := map[string]Counts{}
-	for _, r := range u.rooms {
-		var c Counts
-		for thread, n := range r.counts {
-			// A sender ignored after mentioning the user is subtracted twice.
-			n.Notification, n.Highlight = max(0, n.Notification), max(0, n.Highlight)
-			switch {
-			case n.zero():
-			case thread == Main:
-				c.Main = *n
-			default:
-				if c.Threads == nil {
-					c.Threads = map[string]Count{}
-				}
-				c.Threads[thread] = *n
-			}
+func (n tally) plus(k tallyKey, by int64) {
+	if n[k] += by; n[k] == 0 {
+		delete(n, k)
+	}
+}
+
+// result adds a room's counts under a user's rules to out, when there are any.
+func (n tally) result(out map[string]Counts, rules *ruleset, room string) {
+	if len(n) == 0 {
+		return
+	}
+	subject, threads := roomSubject(room), map[string]*Count{}
+	for k, events := range n {
+		if threads[k.thread] == nil {
+			threads[k.thread] = &Count{}
 		}
-		if !c.Main.zero() || c.Threads != nil {
-			out[r.subject.Room] = c
+		flags := k.flags
+		if flags == byClass {
+			flags = rules.flags(subject, k.class)
+		}
+		threads[k.thread].add(flags, events)
+	}
+	if c := countsOf(threads); !c.Main.zero() || c.Threads != nil {
+		out[room] = c
+	}
+}
+
+func countsOf(threads map[string]*Count) (c Counts) {
+	for thread, n := range threads {
+		// A sender ignored after mentioning the user is subtracted twice.
+		n.Notification, n.Highlight = max(0, n.Notification), max(0, n.Highlight)
+		switch {
+		case n.zero():
+		case thread == Main:
+			c.Main = *n
+		default:
+			if c.Threads == nil {
+				c.Threads = map[string]Count{}
+			}
+			c.Threads[thread] = *n
 		}
 	}
-	return out
+	return c
 }
 
 func value(n *int64) int64 {
@@ -241,5 +308,6 @@ func (s *Service) DeleteRoom(tx *sqldb.Tx, room int64) error {
 			return err
 		}
 	}
+	tx.AfterCommit(func(int64) { s.tallies.forget(room) })
 	return nil
 }

@@ -25,7 +25,7 @@ func BenchmarkUnread(b *testing.B) {
 				op := &sqldb.Op{Name: "bench", Positions: 100, Write: func(tx *sqldb.Tx, pos int64) error {
 					e := counted{room: int64(i + 1), thread: Main, class: classMessage}
 					for n := range int64(100) {
-						of(tx).event(tx, &e, pos+n)
+						s.tallies.batch(tx).event(tx, &e, pos+n)
 					}
 					read := pos + 99
 					if i%10 == 0 {
@@ -33,7 +33,7 @@ func BenchmarkUnread(b *testing.B) {
 						tx.Append(insertEvent, "@a:x", int64(i+1), pos+50, Main, int64(classMessage), int64(3))
 					}
 					for u := range 20 {
-						of(tx).read(fmt.Sprintf("@%c:x", 'a'+u), int64(i+1), Unthreaded, read)
+						s.tallies.batch(tx).read(fmt.Sprintf("@%c:x", 'a'+u), int64(i+1), Unthreaded, read)
 					}
 					at = pos + 99
 					return nil
@@ -58,6 +58,7 @@ func BenchmarkUnread(b *testing.B) {
 func BenchmarkWrite(b *testing.B) {
 	for _, d := range []sqldb.Dialect{sqldb.SQLite, sqldb.Postgres} {
 		db := sqldbtest.Open(b, d)
+		s := newService(b, db, nil)
 		for _, with := range []bool{false, true} {
 			b.Run(fmt.Sprint(d, "/counts=", with), func(b *testing.B) {
 				for i := 0; i < b.N; i += 16 {
@@ -66,7 +67,7 @@ func BenchmarkWrite(b *testing.B) {
 						e := counted{room: int64(n), thread: Main, class: classMessage, reader: fmt.Sprint("@u", n), readThread: Main}
 						waits = append(waits, db.Enqueue(&sqldb.Op{Name: "bench", Positions: 1, Write: func(tx *sqldb.Tx, pos int64) error {
 							if with {
-								of(tx).event(tx, &e, pos)
+								s.tallies.batch(tx).event(tx, &e, pos)
 							}
 							return nil
 						}}))

@@ -12,6 +12,7 @@ type batch struct {
 	scratch  map[any]any
 	buffers  [][]any // by Insert.id: bound values of whole rows
 	before   []func() error
+	after    []func(last int64)
 	slowest  time.Duration
 	slowStmt *Stmt
 }
@@ -111,7 +112,7 @@ func (w *writer) attempt(ctx context.Context, items []*item) error {
 		return err
 	}
 	w.warnSlow(tx.batch, accepted, time.Since(began))
-	w.committed(accepted, last)
+	w.committed(tx.batch, accepted, last)
 	return nil
 }
 
@@ -215,8 +216,11 @@ func (tx *Tx) finish() error {
 	return nil
 }
 
-// committed tells everybody: the callbacks in order, then the bus, then those who wait.
-func (w *writer) committed(items []*item, last int64) {
+// committed tells everybody: the batch's functions, the callbacks in order, then the bus, then those who wait.
+func (w *writer) committed(b *batch, items []*item, last int64) {
+	for _, fn := range b.after {
+		_ = w.guard(items[0].op, func() error { fn(last); return nil })
+	}
 	for _, it := range items {
 		if it.op.Committed != nil {
 			_ = w.guard(it.op, func() error { it.op.Committed(it.first); return nil })

@@ -21,7 +21,7 @@
 //
 // One goroutine writes. It takes what is queued into one transaction: all Checks, then the positions in one statement,
 // then all Writes in the order of queueing, the BeforeCommit functions, the buffered rows as multi-row INSERTs, COMMIT,
-// and after that the Committed callbacks in order and OnPublish. When anything after the Checks fails, the batch is
+// and after that the AfterCommit functions, the Committed callbacks in order and OnPublish. When anything after the Checks fails, the batch is
 // rolled back and run again operation by operation, so only the culprit gets the error; Check and Write may therefore
 // run more than once and must keep what they remember in Scratch or reset it in Check. They never call Do or NextID, which
 // would wait for themselves. An operation that panics fails like one that returns an error. When PostgreSQL's connection

@@ -150,6 +150,13 @@ func (tx *Tx) BeforeCommit(fn func() error) {
 	b.before = append(b.before, fn)
 }
 
+// AfterCommit runs fn once after COMMIT, before the Committed callbacks and OnPublish, on the writer goroutine: it must
+// not block. last is the batch's last position, 0 when it took none. A batch that fails does not run it.
+func (tx *Tx) AfterCommit(fn func(last int64)) {
+	b := tx.writing()
+	b.after = append(b.after, fn)
+}
+
 func (tx *Tx) writing() *batch {
 	if tx.batch == nil {
 		panic("sqldb: a read transaction cannot write")
