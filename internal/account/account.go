@@ -34,8 +34,8 @@ type Options struct {
 	HashWorkers int
 	// CachedTokens is how many access tokens are kept in memory; 0 is 50,000.
 	CachedTokens int
-	// Exclusive says whether an application service has claimed a user id; nil: none has.
-	Exclusive func(userID string) bool
+	// Exclusive says whether an application service other than the named one has claimed a user id; nil: none has.
+	Exclusive func(userID, service string) bool
 
 	Now        func() time.Time      // nil: time.Now
 	Log        *logrus.Entry         // nil: silent
@@ -65,12 +65,14 @@ type Service struct {
 	ignored  *ignoredCache
 	ignoring *ignoring
 	known    *knownUsers
+	numbers  *knownDevices
 	pending  *reservations
 	metrics  *metrics
 
 	profiles      ProfileFanout
 	deactivations Deactivations
 	devices       DeviceHook
+	unknown       func(ctx context.Context, userID string) bool
 }
 
 // New makes a Service on a migrated database. It starts nothing; Run does the work in the background.
@@ -88,7 +90,7 @@ func New(o Options) *Service {
 		o.CachedTokens = 50_000
 	}
 	return &Service{o: o, db: o.DB, suffix: ":" + o.ServerName, hasher: newHasher(o.HashWorkers),
-		tokens: newTokenCache(o.CachedTokens), seen: newLastSeen(), ignored: newIgnoredCache(), ignoring: newIgnoring(), known: newKnownUsers(),
+		tokens: newTokenCache(o.CachedTokens), seen: newLastSeen(), ignored: newIgnoredCache(), ignoring: newIgnoring(), known: newKnownUsers(), numbers: newKnownDevices(),
 		pending: newReservations(), metrics: newMetrics(o.Registerer)}
 }
 
@@ -97,6 +99,10 @@ func (s *Service) OnProfileChange(f ProfileFanout) { s.profiles = f }
 
 // OnDeactivate sets who is told of deactivations. Call it before requests are served.
 func (s *Service) OnDeactivate(d Deactivations) { s.deactivations = d }
+
+// OnUnknownUser sets who is asked about users that are looked up and do not exist; true says that they may exist now.
+// Call it before requests are served.
+func (s *Service) OnUnknownUser(ask func(ctx context.Context, userID string) bool) { s.unknown = ask }
 
 // ServerName is the name of the node whose users these are.
 func (s *Service) ServerName() string { return s.o.ServerName }

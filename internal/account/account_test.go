@@ -30,7 +30,7 @@ func each(t *testing.T, fn func(t *testing.T, s *Service, c *clock)) {
 		c := &clock{time.UnixMilli(1_700_000_000_000)}
 		fn(t, New(Options{DB: db, Hub: stream.New(0), ServerName: "example.org", Now: c.now,
 			AccessTokenLifetime: time.Minute, RefreshTokenLifetime: time.Hour,
-			Exclusive: func(id string) bool { return strings.HasPrefix(id, "@bridge_") }}), c)
+			Exclusive: func(id, service string) bool { return strings.HasPrefix(id, "@bridge_") && service != "bridge" }}), c)
 	})
 }
 

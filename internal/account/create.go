@@ -15,6 +15,7 @@ type NewUser struct {
 	DisplayName string // "" is the localpart, for all but guests
 	Admin       bool
 	Guest       bool
+	Service     string // id of the application service that makes the account
 	// RegistrationToken, when not empty, is used up by one with the account.
 	RegistrationToken string
 	// Device, when not nil, is logged in at once.
@@ -27,7 +28,7 @@ func (s *Service) CreateUser(ctx context.Context, n NewUser) (*Login, error) {
 	if n.Username == "" {
 		n.Username = randomLocalpart()
 	}
-	local, err := s.Available(ctx, n.Username)
+	local, err := s.available(ctx, n.Username, n.Service)
 	if err != nil {
 		return nil, err
 	}

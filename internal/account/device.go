@@ -133,6 +133,7 @@ func (r *removal) write(tx *sqldb.Tx, local string, devices []int64) (err error)
 
 func (r *removal) committed(int64) {
 	r.s.tokens.drop(r.dropped)
+	r.s.numbers.drop()
 	r.after.run(0)
 }
 

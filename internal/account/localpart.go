@@ -46,11 +46,16 @@ func outsideGrammar(r rune) bool {
 // Available checks a new user name and returns its localpart. Errors: M_INVALID_USERNAME, M_EXCLUSIVE,
 // M_USER_IN_USE. It reserves nothing.
 func (s *Service) Available(ctx context.Context, username string) (string, error) {
+	return s.available(ctx, username, "")
+}
+
+// available is Available for an application service, whose own names are free to it.
+func (s *Service) available(ctx context.Context, username, service string) (string, error) {
 	local, err := s.Canonical(username)
 	if err != nil {
 		return "", err
 	}
-	if s.o.Exclusive != nil && s.o.Exclusive(s.userID(local)) {
+	if s.o.Exclusive != nil && s.o.Exclusive(s.userID(local), service) {
 		return "", matrixerr.Exclusive("This user name belongs to an application service; choose another")
 	}
 	taken, err := s.exists(ctx, local)

@@ -93,6 +93,11 @@ func (s *Service) Profile(ctx context.Context, userID string) (map[string]json.R
 	if err != nil {
 		return nil, err
 	}
+	if !there && s.unknown != nil && s.unknown(ctx, userID) {
+		if there, err = s.exists(ctx, local); err != nil {
+			return nil, err
+		}
+	}
 	if !there {
 		return nil, matrixerr.NotFound("There is no user of this name here")
 	}

@@ -12,8 +12,13 @@ func (rt *Router) authenticate(r *Request) error {
 		return nil
 	case AuthServer:
 		return rt.authenticateServer(r)
+	case AuthService:
+		if token := Bearer(r); token != "" && rt.hooks.AuthenticateService != nil {
+			r.Caller, _ = rt.hooks.AuthenticateService(token)
+		}
+		return nil
 	}
-	token := bearer(r)
+	token := Bearer(r)
 	if token == "" {
 		if r.route.Auth == AuthOptional {
 			return nil
@@ -46,8 +51,8 @@ func (rt *Router) authenticateServer(r *Request) error {
 	return nil
 }
 
-// bearer finds the access token: the Authorization header, or the query parameter that old clients send.
-func bearer(r *Request) string {
+// Bearer finds the access token: the Authorization header, or the query parameter that old clients send.
+func Bearer(r *Request) string {
 	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
 	if ok && strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(token)

@@ -22,6 +22,8 @@ const (
 	AuthNone Auth = iota
 	// AuthOptional takes everybody; a token that is sent must be good and fills the Caller.
 	AuthOptional
+	// AuthService takes everybody; the token of an application service fills the Caller, others are not looked at.
+	AuthService
 	// AuthUser needs an access token of an account that is not a guest.
 	AuthUser
 	// AuthGuestOK needs an access token, a guest's too.
@@ -85,6 +87,8 @@ const DefaultMaxBody = 64 << 10
 type Hooks struct {
 	// Authenticate finds the owner of an access token; its errors are answered as they are.
 	Authenticate func(ctx context.Context, token string, r *Request) (Caller, error)
+	// AuthenticateService finds the application service of a token; false when it is none.
+	AuthenticateService func(token string) (Caller, bool)
 	// AuthenticateServer verifies the X-Matrix header over the request and returns the origin.
 	AuthenticateServer func(ctx context.Context, r *Request) (origin string, err error)
 	// RateLimit returns an error when caller (or ip, for those without an account) did too much of class.
