@@ -70,6 +70,9 @@ func (s *Server) Create(ctx context.Context, q CreateRequest) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if q.Alias != "" {
+		s.aliasesChanged(0)
+	}
 	for _, user := range q.Invite {
 		_, err := s.SetMembership(ctx, MembershipRequest{RoomID: r.key.ID, Sender: q.Creator, Target: user, Membership: "invite", IsDirect: q.IsDirect})
 		if err != nil {
@@ -299,6 +302,7 @@ type MembershipRequest struct {
 	Content                map[string]json.RawMessage // beside what the server sets; goes before the profile
 	Authoriser             string                     // who vouches for a join of a restricted room
 	Device, TxnID          string
+	TS                     int64 // origin_server_ts in ms; 0: now
 }
 
 const authoriserKey = "join_authorised_via_users_server"

@@ -20,6 +20,13 @@ func (s *Server) LocalAlias(ctx context.Context, alias string) (a store.Alias, e
 	return a, err
 }
 
+// aliasesChanged tells who wants to know after a commit.
+func (s *Server) aliasesChanged(int64) {
+	if s.AliasesChanged != nil {
+		s.AliasesChanged()
+	}
+}
+
 // ResolveAlias returns the room of an alias and servers that may be in it.
 func (s *Server) ResolveAlias(ctx context.Context, alias string) (roomID string, servers []string, err error) {
 	if !s.IsLocal(alias) {
@@ -29,6 +36,9 @@ func (s *Server) ResolveAlias(ctx context.Context, alias string) (roomID string,
 		return s.Remote.Alias(ctx, serverOf(alias), alias)
 	}
 	a, err := s.LocalAlias(ctx, alias)
+	if errors.Is(err, ErrUnknownAlias) && s.UnknownAlias != nil && s.UnknownAlias(ctx, alias) {
+		a, err = s.LocalAlias(ctx, alias)
+	}
 	if err != nil {
 		return "", nil, err
 	}
@@ -44,12 +54,12 @@ func (s *Server) AddAlias(ctx context.Context, a store.Alias) error {
 	if _, err := s.LocalAlias(ctx, a.Alias); err == nil {
 		return ErrAliasTaken
 	}
-	return s.db.Do(ctx, &sqldb.Op{Name: "alias", Write: func(tx *sqldb.Tx, _ int64) error { return s.insertAlias(tx, a) }})
+	return s.db.Do(ctx, &sqldb.Op{Name: "alias", Committed: s.aliasesChanged, Write: func(tx *sqldb.Tx, _ int64) error { return s.insertAlias(tx, a) }})
 }
 
 // RemoveAlias deletes an alias of this server.
 func (s *Server) RemoveAlias(ctx context.Context, alias string) error {
-	return s.db.Do(ctx, &sqldb.Op{Name: "alias", Write: func(tx *sqldb.Tx, _ int64) error { return s.Store.DeleteAlias(tx, alias) }})
+	return s.db.Do(ctx, &sqldb.Op{Name: "alias", Committed: s.aliasesChanged, Write: func(tx *sqldb.Tx, _ int64) error { return s.Store.DeleteAlias(tx, alias) }})
 }
 
 // Aliases returns the aliases of this server that point to a room.
@@ -85,7 +95,7 @@ func (s *Server) IsPublished(ctx context.Context, roomID string) (public bool, e
 
 // MoveAliases makes the local aliases of one room point to another.
 func (s *Server) MoveAliases(ctx context.Context, from, to string) error {
-	return s.db.Do(ctx, &sqldb.Op{Name: "alias", Write: func(tx *sqldb.Tx, _ int64) error {
+	return s.db.Do(ctx, &sqldb.Op{Name: "alias", Committed: s.aliasesChanged, Write: func(tx *sqldb.Tx, _ int64) error {
 		aliases, err := s.Store.AliasesOf(tx, from)
 		if err != nil {
 			return err

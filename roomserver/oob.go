@@ -10,6 +10,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"knock/internal/sqldb"
+	"knock/internal/stream"
 	"knock/roomserver/auth"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
@@ -54,7 +55,12 @@ func (s *Server) replaceOutOfBand(ctx context.Context, key store.RoomKey, e *eve
 				Room: key.NID, User: names[0], State: store.ParseMembership(auth.Membership(e)), Local: true, Event: nid, Pos: pos,
 			}})
 		},
-		Committed: func(pos int64) { s.Hub.TouchUser(user, pos) },
+		Committed: func(pos int64) {
+			s.Hub.TouchUser(user, pos)
+			if done {
+				s.Hub.Emit(stream.Change{Pos: pos, Room: key.ID, EventNID: nid, Kind: stream.OutOfBand})
+			}
+		},
 	})
 	return done && err == nil, err
 }

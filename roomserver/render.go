@@ -58,6 +58,9 @@ func (s *Server) unsigned(tx *sqldb.Tx, v Viewer, e *store.Stored, o *event.Clie
 			o.PrevContent, o.PrevSender, o.ReplacesState = prev.Event.ContentJSON(), prev.Event.Sender(), prev.ID
 		}
 	}
+	if v.User == "" { // an application service is nobody in particular
+		return nil
+	}
 	return s.membershipAt(tx, v, e, before, o)
 }
 

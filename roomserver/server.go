@@ -36,6 +36,11 @@ type Options struct {
 	Participants []Participant
 	Log          *logrus.Entry
 	Clock        clock.Clock
+	// UnknownAlias is asked about local aliases that are looked up and do not exist; true says that they may exist now.
+	// It may be nil.
+	UnknownAlias func(ctx context.Context, alias string) bool
+	// AliasesChanged hears that local aliases were made, moved or removed. It must not block, and may be nil.
+	AliasesChanged func()
 	// DefaultVersion is the room version of new rooms.
 	DefaultVersion string
 }

@@ -11,6 +11,9 @@ const (
 	Timeline Kind = iota
 	// Membership is a timeline event that changed who is in the room.
 	Membership
+	// OutOfBand is a membership of a local user in a room that this server is not in. Its event has no place in a
+	// timeline.
+	OutOfBand
 )
 
 // Change is one durable change for background readers such as the federation

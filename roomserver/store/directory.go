@@ -9,6 +9,7 @@ type Alias struct{ Alias, RoomID, Creator string }
 
 var (
 	selectAlias   = sqldb.Register("aliases.select", `SELECT alias, room_id, creator FROM aliases WHERE alias = $1`)
+	allAliases    = sqldb.Register("aliases.all", `SELECT alias, room_id, creator FROM aliases`)
 	aliasesOfRoom = sqldb.Register("aliases.ofRoom", `SELECT alias, room_id, creator FROM aliases WHERE room_id = $1 ORDER BY alias`)
 	insertAlias   = sqldb.Register("aliases.insert", `INSERT INTO aliases (alias, room_id, creator) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`)
 	deleteAlias   = sqldb.Register("aliases.delete", `DELETE FROM aliases WHERE alias = $1`)
@@ -39,6 +40,16 @@ func (s *Store) Alias(tx *sqldb.Tx, alias string) (Alias, error) {
 // AliasesOf returns the local aliases of a room.
 func (s *Store) AliasesOf(tx *sqldb.Tx, roomID string) ([]Alias, error) {
 	return sqldb.Collect(tx, aliasesOfRoom, scanAlias, []byte(roomID))
+}
+
+// EachAlias calls fn with every alias of this server.
+func (s *Store) EachAlias(tx *sqldb.Tx, fn func(Alias)) error {
+	_, err := sqldb.Collect(tx, allAliases, func(rows *sqldb.Rows) (struct{}, error) {
+		a, err := scanAlias(rows)
+		fn(a)
+		return struct{}{}, err
+	})
+	return err
 }
 
 // InsertAlias adds an alias; it reports false when the alias is taken.
