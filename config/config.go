@@ -19,6 +19,7 @@ type Config struct {
 	Listeners     Listeners    `yaml:"listeners" doc:"Addresses that the node listens on. An empty address turns a listener off."`
 	Registration  Registration `yaml:"registration" doc:"Who may make an account."`
 	RateLimits    RateLimits   `yaml:"rate_limits" doc:"How often one user or address may do things."`
+	AppServices   []string     `yaml:"app_service_files" doc:"Registration files of bridges and other application services. They are read at the start; docs/bridges.md says more."`
 	Federation    Federation   `yaml:"federation" doc:"Talking to other servers."`
 	Media         Media        `yaml:"media" doc:"Files, pictures and thumbnails."`
 	Room          Room         `yaml:"room" doc:"Rooms made here."`
