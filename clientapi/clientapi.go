@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"knock/internal/account"
+	"knock/internal/appservice"
 	"knock/internal/httpx"
 	"knock/internal/limits"
 	"knock/internal/matrixerr"
@@ -44,9 +45,12 @@ func Assemble(doors ...Door) []httpx.Route {
 	return all
 }
 
-// Authenticate makes the router's hook from the accounts.
-func Authenticate(accounts *account.Service) func(context.Context, string, *httpx.Request) (httpx.Caller, error) {
+// Authenticate makes the router's hook from the accounts and the application services.
+func Authenticate(accounts *account.Service, services *appservice.Services) func(context.Context, string, *httpx.Request) (httpx.Caller, error) {
 	return func(ctx context.Context, token string, r *httpx.Request) (httpx.Caller, error) {
+		if service := services.Token(token); service != nil {
+			return masquerade(ctx, accounts, service, r)
+		}
 		id, err := accounts.Authenticate(ctx, token, r.ClientIP())
 		if err != nil {
 			return httpx.Caller{}, err
@@ -55,10 +59,13 @@ func Authenticate(accounts *account.Service) func(context.Context, string, *http
 	}
 }
 
-// RateLimit makes the router's hook from a limiter: by user, or by address for callers without an account.
-func RateLimit(l *limits.Limiter) func(class string, caller httpx.Caller, ip string) *matrixerr.Error {
+// RateLimit makes the router's hook from a limiter: by user, or by address for callers without an account. Application
+// services are exempt, as far as their registrations do not say otherwise.
+func RateLimit(l *limits.Limiter, services *appservice.Services) func(class string, caller httpx.Caller, ip string) *matrixerr.Error {
 	return func(class string, caller httpx.Caller, ip string) *matrixerr.Error {
 		switch {
+		case caller.AppService != "" && !services.Limited(caller.AppService, caller.UserID):
+			return nil
 		case caller.UserID != "":
 			return l.Allow(class, caller.UserID)
 		case caller.Origin != "":

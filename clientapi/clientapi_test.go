@@ -32,7 +32,7 @@ func TestAbout(t *testing.T) {
 
 func TestRateLimitKeys(t *testing.T) {
 	now := clock.NewManual(time.UnixMilli(0))
-	hook := RateLimit(limits.New(limits.Options{Classes: map[string]limits.Class{"x": {PerSecond: 1, Burst: 1}}, Clock: now.Now}))
+	hook := RateLimit(limits.New(limits.Options{Classes: map[string]limits.Class{"x": {PerSecond: 1, Burst: 1}}, Clock: now.Now}), nil)
 	alice, bob := httpx.Caller{UserID: "@alice:x"}, httpx.Caller{UserID: "@bob:x"}
 	for i, c := range []struct {
 		caller httpx.Caller

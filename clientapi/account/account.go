@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"knock/internal/account"
+	"knock/internal/appservice"
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
 )
@@ -26,6 +27,8 @@ type Options struct {
 	SharedSecret string
 	// BaseURL is what clients should use as homeserver URL, sent with a login; "" sends none.
 	BaseURL string
+	// Services are the application services, which make accounts of their own; nil: there are none.
+	Services *appservice.Services
 	// Remote fetches profiles of other servers' users; nil: they are not found.
 	Remote RemoteProfiles
 	// PushRules is the content of a user's m.push_rules, which is not kept as account data; nil: not readable.

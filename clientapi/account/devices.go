@@ -50,6 +50,9 @@ func (a *API) renameDevice(ctx context.Context, r *httpx.Request) (any, error) {
 	if err := r.JSON(&req); err != nil {
 		return nil, err
 	}
+	if r.Caller.AppService != "" {
+		return a.ensureDevice(ctx, r, req.DisplayName)
+	}
 	if req.DisplayName == nil {
 		_, err := a.accounts.Device(ctx, r.Caller.UserID, r.Vars["deviceId"])
 		return nil, err

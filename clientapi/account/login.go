@@ -13,7 +13,7 @@ func (a *API) sessionRoutes() []httpx.Route {
 	return []httpx.Route{
 		{Method: "GET", Path: v3 + "/account/whoami", Handler: a.whoami, Auth: httpx.AuthGuestOK, Hot: true},
 		{Method: "GET", Path: v3 + "/login", Handler: a.loginFlows, Spec: "Login"},
-		{Method: "POST", Path: v3 + "/login", Handler: a.login, Limit: limitLogin, Spec: "Login"},
+		{Method: "POST", Path: v3 + "/login", Handler: a.login, Auth: httpx.AuthService, Limit: limitLogin, Spec: "Login"},
 		{Method: "POST", Path: v3 + "/logout", Handler: a.logout, Auth: httpx.AuthGuestOK, Spec: "Login"},
 		{Method: "POST", Path: v3 + "/logout/all", Handler: a.logoutAll, Auth: httpx.AuthGuestOK, Spec: "Login"},
 		{Method: "POST", Path: v3 + "/refresh", Handler: a.refresh, Limit: limitLogin,
@@ -45,7 +45,11 @@ func (a *API) loginFlows(context.Context, *httpx.Request) (any, error) {
 	type flow struct {
 		Type string `json:"type"`
 	}
-	return map[string]any{"flows": []flow{{account.StagePassword}}}, nil
+	flows := []flow{{account.StagePassword}}
+	if a.o.Services.Any() {
+		flows = append(flows, flow{loginService})
+	}
+	return map[string]any{"flows": flows}, nil
 }
 
 func (a *API) login(ctx context.Context, r *httpx.Request) (any, error) {
@@ -63,7 +67,7 @@ func (a *API) login(ctx context.Context, r *httpx.Request) (any, error) {
 	switch {
 	case req.Type == "":
 		return nil, matrixerr.MissingParam("type is missing; GET this path for the login types")
-	case req.Type != account.StagePassword:
+	case req.Type != account.StagePassword && req.Type != loginService:
 		return nil, matrixerr.Unknown(http.StatusBadRequest, "This server does not know this login type")
 	case req.Medium != "" && req.Identifier.Type == "":
 		req.Identifier.Type = "m.id.thirdparty"
@@ -75,8 +79,11 @@ func (a *API) login(ctx context.Context, r *httpx.Request) (any, error) {
 	if user == "" {
 		return nil, matrixerr.MissingParam("identifier is missing: {\"type\": \"m.id.user\", \"user\": …}")
 	}
-	l, err := a.accounts.Login(ctx, user, req.Password, account.NewDevice{ID: req.DeviceID,
-		DisplayName: req.DisplayName, Refresh: req.Refresh, IP: r.ClientIP()})
+	device := account.NewDevice{ID: req.DeviceID, DisplayName: req.DisplayName, Refresh: req.Refresh, IP: r.ClientIP()}
+	if req.Type == loginService {
+		return a.loginByService(ctx, r, user, device)
+	}
+	l, err := a.accounts.Login(ctx, user, req.Password, device)
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 func (a *API) registerRoutes() []httpx.Route {
 	const spec = "Account registration"
 	routes := []httpx.Route{
-		{Method: "POST", Path: v3 + "/register", Handler: a.register, Limit: limitRegister, Spec: spec},
+		{Method: "POST", Path: v3 + "/register", Handler: a.register, Auth: httpx.AuthService, Limit: limitRegister, Spec: spec},
 		{Method: "GET", Path: v3 + "/register/available", Handler: a.available, Limit: limitLookup, Spec: spec},
 		{Method: "GET", Path: v1 + "/register/m.login.registration_token/validity", Handler: a.tokenValidity,
 			Limit: limitRegister, Spec: "Token-authenticated registration"},
@@ -29,6 +29,7 @@ func (a *API) registerRoutes() []httpx.Route {
 
 type registerRequest struct {
 	Auth         json.RawMessage `json:"auth"`
+	Type         string          `json:"type"` // of application services
 	Username     string          `json:"username"`
 	Password     string          `json:"password"`
 	DeviceID     string          `json:"device_id"`
@@ -45,6 +46,9 @@ func (a *API) register(ctx context.Context, r *httpx.Request) (any, error) {
 	var req registerRequest
 	if err := r.JSON(&req); err != nil {
 		return nil, err
+	}
+	if req.Type == loginService {
+		return a.registerByService(ctx, r, req)
 	}
 	switch kind := r.Query("kind"); kind {
 	case "", "user":

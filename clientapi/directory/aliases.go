@@ -54,7 +54,9 @@ func (a *API) putAlias(ctx context.Context, r *httpx.Request) (any, error) {
 		return nil, matrixerr.MissingParam(`"room_id" is missing`)
 	case !event.ValidRoomID(body.RoomID):
 		return nil, matrixerr.InvalidParam(`"room_id" must be a room id (!…)`)
-	case !a.o.Hub.IsJoined(r.Caller.UserID, body.RoomID):
+	case !a.mayName(r, alias):
+		return nil, matrixerr.Exclusive("This alias belongs to an application service, or is not in the namespaces of yours; choose another")
+	case r.Caller.AppService == "" && !a.o.Hub.IsJoined(r.Caller.UserID, body.RoomID):
 		return nil, matrixerr.Forbidden("You must be in the room to make an alias for it.")
 	}
 	err = a.s.AddAlias(ctx, store.Alias{Alias: alias, RoomID: body.RoomID, Creator: r.Caller.UserID})
@@ -62,6 +64,12 @@ func (a *API) putAlias(ctx context.Context, r *httpx.Request) (any, error) {
 		return nil, matrixerr.Unknown(http.StatusConflict, "The alias "+alias+" exists already.").With(err)
 	}
 	return nil, roomserver.MatrixError(err)
+}
+
+// mayName says whether the namespaces of application services let the caller make or remove an alias.
+func (a *API) mayName(r *httpx.Request, alias string) bool {
+	v := a.o.Services.ByID(r.Caller.AppService)
+	return !a.o.Services.AliasTaken(alias, r.Caller.AppService) && (v == nil || v.OwnsAlias(alias))
 }
 
 func (a *API) deleteAlias(ctx context.Context, r *httpx.Request) (any, error) {
@@ -73,7 +81,10 @@ func (a *API) deleteAlias(ctx context.Context, r *httpx.Request) (any, error) {
 	if err != nil {
 		return nil, roomserver.MatrixError(err)
 	}
-	if row.Creator != r.Caller.UserID {
+	if !a.mayName(r, alias) {
+		return nil, matrixerr.Exclusive("This alias belongs to an application service, or is not in the namespaces of yours")
+	}
+	if row.Creator != r.Caller.UserID && r.Caller.AppService == "" {
 		if err := a.mayPublish(ctx, r, row.RoomID); err != nil {
 			return nil, err
 		}

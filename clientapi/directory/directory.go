@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
+	"knock/internal/appservice"
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
 	"knock/internal/sqldb"
@@ -36,7 +37,8 @@ type RemoteDirectory interface {
 type Options struct {
 	ServerName string
 	Rooms      *roomserver.Server
-	Listing    *roomserver.Listing // nil: one of our own
+	Services   *appservice.Services // nil: there are none
+	Listing    *roomserver.Listing  // nil: one of our own
 	DB         *sqldb.DB
 	Hub        *stream.Hub
 	Remote     RemoteDirectory       // nil without federation

@@ -52,6 +52,10 @@ func (a *API) create(ctx context.Context, r *httpx.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	v := a.o.Services.ByID(r.Caller.AppService)
+	if q.Alias != "" && (a.o.Services.AliasTaken(q.Alias, r.Caller.AppService) || v != nil && !v.OwnsAlias(q.Alias)) {
+		return nil, matrixerr.Exclusive("This alias belongs to an application service, or is not in the namespaces of yours; choose another")
+	}
 	id, err := a.s.Create(ctx, q)
 	if id == "" {
 		return nil, failCreate(err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"knock/internal/appservice"
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
 	"knock/internal/sqldb"
@@ -22,6 +23,7 @@ import (
 type Options struct {
 	ServerName string
 	Rooms      *roomserver.Server
+	Services   *appservice.Services // nil: there are none
 	DB         *sqldb.DB
 	Hub        *stream.Hub
 	// SyncPosition returns the position of a token of /sync; false when it is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 
 	"github.com/tidwall/gjson"
 
@@ -29,6 +30,9 @@ func (a *API) send(ctx context.Context, r *httpx.Request) (any, error) {
 		RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], Content: content,
 		Device: r.Caller.DeviceID, TxnID: r.Vars["txnId"], Path: "send",
 	}
+	if q.TS, err = massaged(r); err != nil {
+		return nil, err
+	}
 	if q.Type == typeRedaction {
 		q.Redacts = gjson.GetBytes(content, "redacts").Str
 		if err := a.mayRedact(ctx, q); err != nil {
@@ -42,6 +46,21 @@ func (a *API) send(ctx context.Context, r *httpx.Request) (any, error) {
 	}
 	id, err := a.s.Send(ctx, q)
 	return eventID(id), failWrite(err)
+}
+
+// massaged is the time that an application service gives an event; 0 is now (Application Service API, "Timestamp
+// massaging").
+func massaged(r *httpx.Request) (int64, error) {
+	text := r.Query("ts")
+	if text == "" || r.Caller.AppService == "" {
+		return 0, nil
+	}
+	const latest = 1<<53 - 1
+	ts, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || ts < 1 || ts > latest {
+		return 0, matrixerr.InvalidParam("Query parameter ts must be a time in milliseconds since 1970")
+	}
+	return ts, nil
 }
 
 func eventID(id string) any { return map[string]string{"event_id": id} }
@@ -121,6 +140,9 @@ func (a *API) putState(ctx context.Context, r *httpx.Request) (any, error) {
 	}
 	key := r.Vars["stateKey"]
 	q := roomserver.SendRequest{RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], StateKey: &key, Content: content}
+	if q.TS, err = massaged(r); err != nil {
+		return nil, err
+	}
 	send := a.s.Send
 	switch q.Type {
 	case "m.room.create":
@@ -153,7 +175,7 @@ func (a *API) sendMember(ctx context.Context, q roomserver.SendRequest) (string,
 	if !event.ValidUserID(*q.StateKey) {
 		return "", matrixerr.InvalidParam("The state key of a membership must be a user id")
 	}
-	m := roomserver.MembershipRequest{RoomID: q.RoomID, Sender: q.Sender, Target: *q.StateKey, Membership: membership, Content: content}
+	m := roomserver.MembershipRequest{RoomID: q.RoomID, Sender: q.Sender, Target: *q.StateKey, Membership: membership, Content: content, TS: q.TS}
 	if membership == "join" && m.Target == m.Sender && !a.o.Hub.IsJoined(m.Sender, m.RoomID) {
 		return a.joinByState(ctx, m)
 	}

@@ -99,8 +99,8 @@ func (m memberProfiles) MemberProfile(ctx context.Context, userID string) (displ
 }
 
 func (m memberProfiles) Exists(ctx context.Context, userID string) bool {
-	ok, err := m.accounts.Exists(ctx, userID)
-	return ok && err == nil
+	_, err := m.accounts.Profile(ctx, userID) // asks application services about users that are not here yet
+	return err == nil
 }
 
 // text is a JSON string's value; "" for anything else.

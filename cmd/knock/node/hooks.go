@@ -13,12 +13,13 @@ import (
 // hooks are what a router asks of the parts.
 func (n *Node) hooks(proxies []netip.Prefix) httpx.Hooks {
 	h := httpx.Hooks{
-		Authenticate:   clientapi.Authenticate(n.parts.account),
-		RateLimit:      clientapi.RateLimit(n.parts.limiter),
-		TrustedProxies: proxies,
-		Closing:        n.closing,
-		Log:            n.logs.Component("http"),
-		Registerer:     n.metrics,
+		Authenticate:        clientapi.Authenticate(n.parts.account, n.parts.services),
+		AuthenticateService: clientapi.AuthenticateService(n.parts.services),
+		RateLimit:           clientapi.RateLimit(n.parts.limiter, n.parts.services),
+		TrustedProxies:      proxies,
+		Closing:             n.closing,
+		Log:                 n.logs.Component("http"),
+		Registerer:          n.metrics,
 	}
 	if n.parts.federation != nil {
 		h.AuthenticateServer = n.authenticateServer

@@ -9,6 +9,7 @@ import (
 
 	"knock/clientapi"
 	accountapi "knock/clientapi/account"
+	"knock/clientapi/bridges"
 	"knock/clientapi/directory"
 	ephemeralapi "knock/clientapi/ephemeral"
 	keysapi "knock/clientapi/keys"
@@ -24,6 +25,7 @@ import (
 	"knock/federationapi/keys"
 	"knock/federationapi/send"
 	"knock/internal/account"
+	"knock/internal/appservice"
 	"knock/internal/e2ee"
 	"knock/internal/ephemeral"
 	"knock/internal/httpx"
@@ -42,18 +44,19 @@ import (
 
 // parts are what a node is made of, in the order in which they are built: each needs only those above it.
 type parts struct {
-	account *account.Service
-	push    *pushrules.Service
-	remote  *client.Client // nil without federation, like keys and sender
-	keys    *keys.Ring
-	store   *store.Store
-	sender  *send.Sender
-	e2ee    *e2ee.Service
-	index   *relations.Index
-	rooms   *roomserver.Server
-	related *relations.Reader
-	users   *userdir.Directory
-	media   *mediaapi.Media
+	account  *account.Service
+	services *appservice.Services
+	push     *pushrules.Service
+	remote   *client.Client // nil without federation, like keys and sender
+	keys     *keys.Ring
+	store    *store.Store
+	sender   *send.Sender
+	e2ee     *e2ee.Service
+	index    *relations.Index
+	rooms    *roomserver.Server
+	related  *relations.Reader
+	users    *userdir.Directory
+	media    *mediaapi.Media
 
 	typing   *ephemeral.Typing
 	receipts *ephemeral.Receipts
@@ -71,6 +74,7 @@ type parts struct {
 	spacesAPI    *spaces.API
 	peopleAPI    *people.API
 	keysAPI      *keysapi.API
+	bridgesAPI   *bridges.API
 	federation   *federationapi.API // nil without federation
 
 	limiter *limits.Limiter
@@ -79,9 +83,12 @@ type parts struct {
 // wire builds the parts: one small method each.
 func (n *Node) wire(context.Context) error {
 	p := &n.parts
+	var err error
+	if p.services, err = n.newServices(); err != nil {
+		return err
+	}
 	p.account = n.newAccount()
 	p.push = n.newPush()
-	var err error
 	if p.remote, err = n.newRemote(); err != nil {
 		return err
 	}
@@ -91,9 +98,11 @@ func (n *Node) wire(context.Context) error {
 	p.e2ee = n.newEncryption()
 	p.index = relations.NewIndex(p.store)
 	p.rooms = n.newRooms()
+	p.services.Use(p.rooms)
 	p.related = relations.NewReader(relations.Options{Rooms: p.rooms, Ignored: p.account.IgnoredUsersTx})
 	p.users = userdir.New(userdir.Options{Rooms: p.rooms, Profile: memberProfiles{p.account}.MemberProfile, Log: n.logs.Component("directory")})
 	p.account.OnProfileChange(p.rooms)
+	p.account.OnUnknownUser(p.services.AskUser)
 	p.account.OnDeactivate(p.rooms)
 	if p.media, err = n.newMedia(); err != nil {
 		return err
@@ -107,13 +116,14 @@ func (n *Node) wire(context.Context) error {
 	p.sliding = slidingsync.New(slidingsync.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Reader: p.sync.Reader(), Accounts: p.account,
 		Push: p.push, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee,
 		Log: n.logs.Component("sync"), Registerer: n.metrics})
-	p.roomsAPI = roomsapi.New(roomsapi.Options{ServerName: n.cfg.ServerName, Rooms: p.rooms, DB: n.db, Hub: n.hub,
+	p.roomsAPI = roomsapi.New(roomsapi.Options{ServerName: n.cfg.ServerName, Services: p.services, Rooms: p.rooms, DB: n.db, Hub: n.hub,
 		SyncPosition: n.syncPosition, Replaced: n.takeAlong, Bundle: p.related.Extra, Check: p.index.Check, Log: n.logs.Component("rooms")})
 	p.directoryAPI = n.newDirectoryAPI()
 	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, SyncPosition: n.syncPosition})
 	p.spacesAPI = n.newSpacesAPI()
 	p.peopleAPI = people.New(people.Options{Rooms: p.rooms, Directory: p.users, Reports: reports.New(n.db, nil), Exists: p.account.Exists})
 	p.keysAPI = n.newKeysAPI()
+	p.bridgesAPI = bridges.New(bridges.Options{Services: p.services})
 	p.federation = n.newFederation()
 	p.limiter = n.newLimiter()
 	return nil
@@ -123,6 +133,9 @@ func (n *Node) wire(context.Context) error {
 func (n *Node) startParts(ctx context.Context) error {
 	if err := n.parts.account.Load(ctx); err != nil {
 		return fmt.Errorf("accounts: %w", err)
+	}
+	if err := n.makeSenders(ctx); err != nil {
+		return fmt.Errorf("application services: %w", err)
 	}
 	if err := n.parts.push.Load(ctx); err != nil {
 		return fmt.Errorf("push rules: %w", err)
@@ -142,6 +155,7 @@ func (n *Node) components() []component {
 		{"account", n.parts.account.Run},
 		{"rooms", n.parts.rooms.Run},
 		{"e2ee", n.parts.e2ee.Run},
+		{"services", n.parts.services.Run},
 		{"users", n.parts.users.Run},
 		{"sliding", n.parts.sliding.Run},
 		{"media", n.parts.media.Run},
@@ -160,6 +174,7 @@ func (n *Node) clientRoutes() []httpx.Route {
 	p := &n.parts
 	rows := clientapi.Assemble(p.sync, p.sliding, p.roomsAPI, p.ephemeralAPI, p.directoryAPI, p.relationsAPI, p.spacesAPI, p.peopleAPI, p.about, p.accountAPI, p.pushAPI, p.keysAPI)
 	rows = append(rows, p.media.ClientRoutes()...)
+	rows = append(rows, p.bridgesAPI.Routes()...)
 	return append(rows, n.federationRoutes()...)
 }
 
@@ -183,7 +198,7 @@ func (n *Node) federationHandler() http.Handler {
 }
 
 func (n *Node) newAccount() *account.Service {
-	return account.New(account.Options{DB: n.db, Hub: n.hub, ServerName: n.cfg.ServerName,
+	return account.New(account.Options{DB: n.db, Hub: n.hub, ServerName: n.cfg.ServerName, Exclusive: n.parts.services.UserTaken,
 		Log: n.logs.Component("account"), Registerer: n.metrics})
 }
 
@@ -233,7 +248,7 @@ func (n *Node) newSender() *send.Sender {
 func (n *Node) newRooms() *roomserver.Server {
 	p := &n.parts
 	o := roomserver.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Hub: n.hub, Store: p.store,
-		Profiles: memberProfiles{p.account}, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"),
+		Profiles: memberProfiles{p.account}, UnknownAlias: p.services.AskAlias, AliasesChanged: p.services.AliasesChanged, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"),
 		Participants: []roomserver.Participant{
 			counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}, p.index, userdir.NewWatcher(n.hub, n.cfg.ServerName),
 			&gatekeeper{e2ee: p.e2ee, store: p.store, server: n.cfg.ServerName, later: &n.later},
@@ -276,7 +291,7 @@ func (n *Node) syncPosition(token string) (int64, bool) {
 }
 
 func (n *Node) newDirectoryAPI() *directory.API {
-	o := directory.Options{ServerName: n.cfg.ServerName, Rooms: n.parts.rooms, DB: n.db, Hub: n.hub,
+	o := directory.Options{ServerName: n.cfg.ServerName, Services: n.parts.services, Rooms: n.parts.rooms, DB: n.db, Hub: n.hub,
 		Log: n.logs.Component("directory"), Registerer: n.metrics}
 	if n.parts.remote != nil {
 		o.Remote = remoteDirectory{n.parts.remote}
@@ -345,7 +360,7 @@ func (n *Node) newAbout() *clientapi.API {
 
 func (n *Node) newAccountAPI() *accountapi.API {
 	r := n.cfg.Registration
-	o := accountapi.Options{Accounts: n.parts.account,
+	o := accountapi.Options{Accounts: n.parts.account, Services: n.parts.services,
 		Registration: accountapi.Registration{Enabled: r.Mode != "disabled", RequireToken: r.Mode == "token", Guests: r.Guests},
 		SharedSecret: r.SharedSecret, BaseURL: strings.TrimSuffix(n.cfg.PublicBaseURL, "/"),
 		PushRules: n.parts.push.Ruleset, Log: n.logs.Component("account")}
