@@ -22,6 +22,7 @@ type Config struct {
 	AppServices   []string     `yaml:"app_service_files" doc:"Registration files of bridges and other application services. They are read at the start; docs/bridges.md says more."`
 	Federation    Federation   `yaml:"federation" doc:"Talking to other servers."`
 	Media         Media        `yaml:"media" doc:"Files, pictures and thumbnails."`
+	Push          Push         `yaml:"push" doc:"Notifications through push gateways."`
 	Room          Room         `yaml:"room" doc:"Rooms made here."`
 	Presence      Presence     `yaml:"presence" doc:"Who is online."`
 	Logging       Logging      `yaml:"logging" doc:"What is logged; SIGHUP re-reads the levels."`
@@ -106,6 +107,11 @@ type Media struct {
 	LegacyUnauthenticated bool     `yaml:"legacy_unauthenticated" doc:"Serve new files on the old download endpoints, which anybody can read without an access token."`
 	RemoteCacheSize       Size     `yaml:"remote_cache_size" doc:"How much of other servers' files is kept; those used longest ago go first. 0 is no limit."`
 	RemoteCacheAge        Duration `yaml:"remote_cache_age" doc:"How long an unused file of another server is kept; 0 is for ever."`
+}
+
+// Push is how push gateways are called.
+type Push struct {
+	AllowNetworks []netip.Prefix `yaml:"allow_networks" doc:"Private or local networks that push gateways may be in, such as 10.1.0.0/16 for a gateway of your own. All other private ranges are refused, since users choose the gateway."`
 }
 
 // Room is about rooms made here.

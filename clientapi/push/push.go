@@ -1,4 +1,4 @@
-// Package push owns the Client-Server endpoints of push rules.
+// Package push owns the Client-Server endpoints of push rules and pushers.
 package push
 
 import (
@@ -8,14 +8,18 @@ import (
 
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
+	"knock/internal/pushers"
 	"knock/internal/pushrules"
 )
 
-// API serves push rules.
-type API struct{ rules *pushrules.Service }
+// API serves push rules and pushers.
+type API struct {
+	rules   *pushrules.Service
+	pushers *pushers.Service
+}
 
 // New makes an API.
-func New(rules *pushrules.Service) *API { return &API{rules} }
+func New(rules *pushrules.Service, p *pushers.Service) *API { return &API{rules, p} }
 
 // Routes is the route table (Client-Server API, "Push Rules: API").
 func (a *API) Routes() []httpx.Route {
@@ -34,7 +38,21 @@ func (a *API) Routes() []httpx.Route {
 		row(http.MethodPut, rule+"/enabled", a.setEnabled),
 		row(http.MethodGet, rule+"/actions", a.actions),
 		row(http.MethodPut, rule+"/actions", a.setActions),
+		{Method: http.MethodGet, Path: "/_matrix/client/v3/pushers", Handler: a.list, Auth: httpx.AuthUser, Spec: "Push Notifications"},
+		{Method: http.MethodPost, Path: "/_matrix/client/v3/pushers/set", Handler: a.set, Auth: httpx.AuthUser, Spec: "Push Notifications"},
 	}
+}
+
+func (a *API) list(_ context.Context, r *httpx.Request) (any, error) {
+	return map[string]any{"pushers": a.pushers.List(r.Caller.UserID)}, nil
+}
+
+func (a *API) set(ctx context.Context, r *httpx.Request) (any, error) {
+	q := &pushers.Request{}
+	if err := r.JSON(q); err != nil {
+		return nil, err
+	}
+	return nil, a.pushers.Set(ctx, r.Caller.UserID, r.Caller.DeviceID, q)
 }
 
 func (a *API) all(ctx context.Context, r *httpx.Request) (any, error) {

@@ -20,7 +20,7 @@ func TestRoutes(t *testing.T) {
 	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
 		hub := stream.New(0)
 		rules := pushrules.New(pushrules.Options{DB: db, Hub: hub, Log: logrus.NewEntry(logrus.New())})
-		router := httpx.NewRouter(New(rules).Routes(), httpx.Hooks{
+		router := httpx.NewRouter(New(rules, nil).Routes(), httpx.Hooks{
 			Authenticate: func(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
 				return httpx.Caller{UserID: token}, nil
 			}})

@@ -25,6 +25,45 @@ func (s *Service) Evaluate(ctx context.Context, user string, o *Occurrence) (*Ou
 	return sets[user].evaluate(newSubject(o), person{user}), nil
 }
 
+// Outcomes calls fn for each of the given local users whom an event notifies, but
+// not for its sender and those who ignore the sender. The rules of users to whom
+// the event is only what its class says are asked once for all who have the same.
+func (s *Service) Outcomes(ctx context.Context, o *Occurrence, users []string, fn func(user string, out *Outcome)) error {
+	subject := newSubject(o)
+	class := classify(subject)
+	special := map[string]bool{}
+	for _, u := range s.candidates(subject, class) {
+		special[u] = true
+	}
+	if subject.str("type") == "m.room.member" {
+		special[subject.str("state_key")] = true
+	}
+	sets, err := s.readRulesets(ctx, users)
+	if err != nil {
+		return err
+	}
+	ignored, known := s.ignores.AnyoneIgnores(o.Sender), map[*ruleset]*Outcome{}
+	for _, u := range users {
+		if u == o.Sender || ignored && s.ignores.Ignores(u, o.Sender) {
+			continue
+		}
+		var out *Outcome
+		if rs := sets[u]; special[u] {
+			out = rs.evaluate(subject, person{u})
+		} else if class.countable() {
+			var ok bool
+			if out, ok = known[rs]; !ok {
+				out = rs.outcome(subject, class)
+				known[rs] = out
+			}
+		}
+		if out != nil && out.Notify {
+			fn(u, out)
+		}
+	}
+	return nil
+}
+
 func (s *Service) readRulesets(ctx context.Context, users []string) (map[string]*ruleset, error) {
 	if sets, missing := s.cached(users); len(missing) == 0 {
 		return sets, nil

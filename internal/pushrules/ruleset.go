@@ -73,18 +73,23 @@ func (rs *ruleset) evaluate(s *subject, who person) *Outcome {
 	return nil
 }
 
-// flags is the outcome of a countable class in a room, when nothing but class
-// and room decides.
+// flags is the outcome of a countable class in a room, as flags.
 func (rs *ruleset) flags(room *subject, class Class) int64 {
 	if !class.countable() {
 		return 0
 	}
+	return rs.outcome(room, class).flags()
+}
+
+// outcome is the outcome of a countable class in a room, when nothing but class
+// and room decides.
+func (rs *ruleset) outcome(room *subject, class Class) *Outcome {
 	for _, r := range rs.rules {
 		if r.matchClass(room, class) {
-			return r.outcome.flags()
+			return r.outcome
 		}
 	}
-	return 0
+	return nil
 }
 
 // roomSubject is a subject of which only the room is known.

@@ -63,6 +63,11 @@ func New(o Options) *Service {
 		cache: newRulesets(o.CacheBytes, o.Registerer), index: newIndex(), tallies: newTallies(o.Registerer), seed: maphash.MakeSeed()}
 }
 
+// OnChange sets who is told of users whose unread counts may have become others
+// without a new event for them: they read something or changed their rules. It
+// runs on the writer's goroutine. Call it before the first event.
+func (s *Service) OnChange(fn func(user string)) { s.tallies.changed = fn }
+
 type nobody struct{}
 
 func (nobody) AnyoneIgnores(string) bool   { return false }
@@ -269,6 +274,7 @@ func (s *Service) write(ctx context.Context, user string, r row, k keys) error {
 			s.cache.changed(user, pos)
 			s.index.set(user, k)
 			s.hub.TouchUser(user, pos)
+			s.tallies.changed(user)
 		},
 	})
 }

@@ -27,6 +27,8 @@ const (
 // The writer tells of everything after its commit and before it is published, so
 // whoever asks for a published position finds all of it here.
 type tallies struct {
+	changed func(user string)
+
 	mu     sync.Mutex
 	boards *cache.Cache[int64, *board] // by room; guarded by mu like what they hold
 	seats  *cache.Cache[userRoom, *seat]
@@ -81,7 +83,8 @@ type tally map[tallyKey]int64
 
 func newTallies(reg prometheus.Registerer) *tallies {
 	return &tallies{
-		boards: cache.New(cache.Options[int64, *board]{Name: "push_rooms", Entries: boardRooms, Registerer: reg}),
+		changed: func(string) {},
+		boards:  cache.New(cache.Options[int64, *board]{Name: "push_rooms", Entries: boardRooms, Registerer: reg}),
 		seats: cache.New(cache.Options[userRoom, *seat]{Name: "push_counts", Entries: 1 << 20, Bytes: seatBytes, Registerer: reg,
 			Cost: func(k userRoom, s *seat) int64 {
 				return int64(256 + len(k.user) + len(s.ignored) + 128*len(s.n) + 96*len(s.threads))
@@ -221,6 +224,13 @@ func (s *seat) moved(b *board, user, thread string, pos int64) *seat {
 
 // committed takes what a transaction did. last is its last position.
 func (t *tallies) committed(b *batch, last int64) {
+	t.take(b, last)
+	for k := range b.reads {
+		t.changed(k.user)
+	}
+}
+
+func (t *tallies) take(b *batch, last int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range b.logged {

@@ -79,6 +79,7 @@ func (c Count) zero() bool { return c == Count{} }
 type Counts struct {
 	Main    Count
 	Threads map[string]Count
+	Calls   int64 // unread calls among them that ring under the user's rules
 }
 
 // All is the count of the whole room, for clients that do not ask for threads.
@@ -259,7 +260,7 @@ func (n tally) result(out map[string]Counts, rules *ruleset, room string) {
 	if len(n) == 0 {
 		return
 	}
-	subject, threads := roomSubject(room), map[string]*Count{}
+	subject, threads, calls := roomSubject(room), map[string]*Count{}, int64(0)
 	for k, events := range n {
 		if threads[k.thread] == nil {
 			threads[k.thread] = &Count{}
@@ -269,8 +270,12 @@ func (n tally) result(out map[string]Counts, rules *ruleset, room string) {
 			flags = rules.flags(subject, k.class)
 		}
 		threads[k.thread].add(flags, events)
+		if k.class&classCall != 0 && flags&flagNotify != 0 {
+			calls += events
+		}
 	}
 	if c := countsOf(threads); !c.Main.zero() || c.Threads != nil {
+		c.Calls = calls
 		out[room] = c
 	}
 }

@@ -86,7 +86,7 @@ var ground = []string{"internal/stream", "internal/sqldb", "internal/matrixerr",
 	"internal/limits", "internal/clock", "internal/schema", "internal/fold"}
 
 var domain = []string{"roomserver", "internal/account", "internal/ephemeral", "internal/pushrules", "internal/e2ee",
-	"internal/relations", "internal/userdir", "internal/reports", "internal/appservice"}
+	"internal/relations", "internal/userdir", "internal/reports", "internal/appservice", "internal/pushers"}
 
 // rings are searched in order; the first that fits a package rules it.
 var rings = []ring{
@@ -108,6 +108,7 @@ var rings = []ring{
 	{"internal/relations", slices.Concat([]string{"roomserver"}, ground)},
 	{"internal/userdir", slices.Concat([]string{"roomserver"}, ground)},
 	{"internal/appservice", slices.Concat([]string{"roomserver"}, ground)},
+	{"internal/pushers", slices.Concat([]string{"roomserver", "internal/pushrules"}, ground)},
 	{"internal/reports", slices.Concat([]string{"roomserver"}, ground)},
 	{"internal", ground},
 }

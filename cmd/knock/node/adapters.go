@@ -144,3 +144,32 @@ func (c counters) Prepare(a *roomserver.Accepted) func(tx *sqldb.Tx, pos int64) 
 func (n *Node) takeAlong(ctx context.Context, user, old, room string) error {
 	return errors.Join(n.parts.push.CopyRoom(ctx, user, old, room), n.parts.account.CopyTags(ctx, user, old, room))
 }
+
+// deviceHooks are all parts that keep something of a device.
+type deviceHooks []account.DeviceHook
+
+func (h deviceHooks) DevicesDeleted(tx *sqldb.Tx, pos int64, userID string, deviceIDs []string) (committed func(), err error) {
+	return h.each(func(hook account.DeviceHook) (func(), error) { return hook.DevicesDeleted(tx, pos, userID, deviceIDs) })
+}
+
+func (h deviceHooks) DeviceRenamed(tx *sqldb.Tx, pos int64, userID, deviceID string) (committed func(), err error) {
+	return h.each(func(hook account.DeviceHook) (func(), error) { return hook.DeviceRenamed(tx, pos, userID, deviceID) })
+}
+
+func (h deviceHooks) each(call func(account.DeviceHook) (func(), error)) (func(), error) {
+	var all []func()
+	for _, hook := range h {
+		fn, err := call(hook)
+		if err != nil {
+			return nil, err
+		}
+		if fn != nil {
+			all = append(all, fn)
+		}
+	}
+	return func() {
+		for _, fn := range all {
+			fn()
+		}
+	}, nil
+}

@@ -23,7 +23,6 @@ func (n *Node) newEncryption() *e2ee.Service {
 		o.Remote, o.Outbox = p.remote, outbox{p.sender}
 	}
 	s := e2ee.New(o)
-	p.account.OnDevices(s)
 	if p.sender != nil {
 		p.sender.Carry(s)
 	}

@@ -31,6 +31,7 @@ import (
 	"knock/internal/httpx"
 	"knock/internal/limits"
 	"knock/internal/matrixerr"
+	"knock/internal/pushers"
 	"knock/internal/pushrules"
 	"knock/internal/relations"
 	"knock/internal/reports"
@@ -47,6 +48,7 @@ type parts struct {
 	account  *account.Service
 	services *appservice.Services
 	push     *pushrules.Service
+	pushers  *pushers.Service
 	remote   *client.Client // nil without federation, like keys and sender
 	keys     *keys.Ring
 	store    *store.Store
@@ -99,6 +101,8 @@ func (n *Node) wire(context.Context) error {
 	p.index = relations.NewIndex(p.store)
 	p.rooms = n.newRooms()
 	p.services.Use(p.rooms)
+	p.pushers = n.newPushers()
+	p.account.OnDevices(deviceHooks{p.e2ee, p.pushers})
 	p.related = relations.NewReader(relations.Options{Rooms: p.rooms, Ignored: p.account.IgnoredUsersTx})
 	p.users = userdir.New(userdir.Options{Rooms: p.rooms, Profile: memberProfiles{p.account}.MemberProfile, Log: n.logs.Component("directory")})
 	p.account.OnProfileChange(p.rooms)
@@ -110,7 +114,7 @@ func (n *Node) wire(context.Context) error {
 	n.newEphemeral()
 	p.about = n.newAbout()
 	p.accountAPI = n.newAccountAPI()
-	p.pushAPI = pushapi.New(p.push)
+	p.pushAPI = pushapi.New(p.push, p.pushers)
 	p.ephemeralAPI = ephemeralapi.New(ephemeralapi.Options{Rooms: n.hub, Typing: p.typing, Receipts: p.receipts, Presence: p.presence})
 	p.sync = n.newSync()
 	p.sliding = slidingsync.New(slidingsync.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Reader: p.sync.Reader(), Accounts: p.account,
@@ -146,6 +150,9 @@ func (n *Node) startParts(ctx context.Context) error {
 	if err := n.parts.e2ee.Start(ctx); err != nil {
 		return fmt.Errorf("end-to-end encryption: %w", err)
 	}
+	if err := n.parts.pushers.Load(ctx); err != nil {
+		return fmt.Errorf("pushers: %w", err)
+	}
 	return nil
 }
 
@@ -157,6 +164,7 @@ func (n *Node) components() []component {
 		{"e2ee", n.parts.e2ee.Run},
 		{"services", n.parts.services.Run},
 		{"users", n.parts.users.Run},
+		{"pushers", n.parts.pushers.Run},
 		{"sliding", n.parts.sliding.Run},
 		{"media", n.parts.media.Run},
 		{"typing", n.parts.typing.Run},
@@ -204,6 +212,16 @@ func (n *Node) newAccount() *account.Service {
 
 func (n *Node) newPush() *pushrules.Service {
 	return pushrules.New(pushrules.Options{DB: n.db, Hub: n.hub, Ignores: n.parts.account, Log: n.logs.Component("push"), Registerer: n.metrics})
+}
+
+func (n *Node) newPushers() *pushers.Service {
+	p := &n.parts
+	s := pushers.New(pushers.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Rules: p.push, ServerName: n.cfg.ServerName,
+		Ignored: p.account.IgnoredUsers, Client: client.GuardedClient(n.cfg.Push.AllowNetworks, n.opts.Lookup),
+		Log: n.logs.Component("push"), Registerer: n.metrics})
+	n.db.OnPublish(s.Published)
+	p.push.OnChange(s.CountsChanged)
+	return s
 }
 
 func (n *Node) newRemote() (*client.Client, error) {
