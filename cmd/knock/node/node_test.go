@@ -99,6 +99,23 @@ func TestServeAndStop(t *testing.T) {
 	}
 }
 
+// TestStopWhileStarting: who stops a node that is still loading has a node that stopped, not one that failed.
+func TestStopWhileStarting(t *testing.T) {
+	for name, url := range sqldbtest.URLs(t) {
+		t.Run(name, func(t *testing.T) {
+			n, err := New(context.Background(), testConfig(t, url), Options{Version: "test", LogTo: io.Discard})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			if err := n.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestCommands(t *testing.T) {
 	cfg := testConfig(t, "")
 	send := func(c Command) (string, error) {

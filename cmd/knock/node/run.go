@@ -18,6 +18,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		}
 	}()
 	if err := n.startParts(ctx); err != nil {
+		if ctx.Err() != nil { // told to stop while starting: nothing failed
+			return nil
+		}
 		return err
 	}
 	background, stopParts := context.WithCancel(context.WithoutCancel(ctx))
