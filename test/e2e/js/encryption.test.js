@@ -91,6 +91,8 @@ test("an encrypted room", async (t) => {
             assert.equal(imported, sessions);
             await c.inRoom(second, roomId, "join");
             for (const [id, body] of said) await c.read(second, roomId, id, body);
+            // The import says nothing of public keys that have not come yet, and imports nothing.
+            assert.ok(await crypto.userHasCrossSigningKeys(second.getUserId(), true));
             await crypto.bootstrapCrossSigning({});
             await c.untilTrue("the new device's signature", async () =>
                 (await bob.getCrypto().getDeviceVerificationStatus(alice.getUserId(), second.getDeviceId()))?.signedByOwner);
