@@ -13,23 +13,22 @@ import (
 )
 
 // encode appends the room as a member of its section, with a comma. A room with
-// nothing to tell is left out.
+// nothing to tell is left out; one with something has all its lists, empty ones
+// too, as clients are used to.
 func (r *room) encode(dst []byte) []byte {
 	a, begin := r.a, len(dst)
 	dst = append(event.AppendString(dst, r.id), ':', '{')
 	some := r.full || r.left != nil || len(r.timeline) > 0 || r.limited || len(r.state) > 0 || r.summary != nil
 	dst = r.appendTimeline(dst)
 	dst = appendEvents(append(event.AppendString(dst, a.q.stateKey), ':'), r.state)
-	if events := r.accountData(); len(events) > 0 {
-		some = true
-		dst = appendEvents(append(dst, `"account_data":`...), events)
-	}
+	data := r.accountData()
+	dst = appendEvents(append(dst, `"account_data":`...), data)
+	some = some || len(data) > 0
 	if r.left == nil {
 		dst = append(dst, r.summary...)
-		if events := r.ephemeral(); len(events) > 0 {
-			some = true
-			dst = appendEvents(append(dst, `"ephemeral":`...), events)
-		}
+		passing := r.ephemeral()
+		dst = appendEvents(append(dst, `"ephemeral":`...), passing)
+		some = some || len(passing) > 0
 		dst = r.appendCounts(dst)
 	}
 	if !some {
