@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
@@ -40,7 +41,37 @@ func (a *API) Routes() []httpx.Route {
 		row(http.MethodPut, rule+"/actions", a.setActions),
 		{Method: http.MethodGet, Path: "/_matrix/client/v3/pushers", Handler: a.list, Auth: httpx.AuthUser, Spec: "Push Notifications"},
 		{Method: http.MethodPost, Path: "/_matrix/client/v3/pushers/set", Handler: a.set, Auth: httpx.AuthUser, Spec: "Push Notifications"},
+		{Method: http.MethodGet, Path: "/_matrix/client/v3/notifications", Handler: a.notifications, Auth: httpx.AuthUser, Spec: "Listing Notifications"},
 	}
+}
+
+// Bounds of one page of notifications.
+const (
+	defaultPage = 20
+	maxPage     = 100
+)
+
+func (a *API) notifications(ctx context.Context, r *httpx.Request) (any, error) {
+	limit, err := r.Int("limit", defaultPage, maxPage)
+	if err != nil {
+		return nil, err
+	}
+	var before int64
+	if from := r.Query("from"); from != "" {
+		if before, err = strconv.ParseInt(from, 10, 64); err != nil || before <= 0 {
+			return nil, matrixerr.InvalidParam("from must be the next_token of an earlier answer; leave it out to begin with the newest")
+		}
+	}
+	page, next, err := a.pushers.Notifications(ctx, pushers.ListRequest{User: r.Caller.UserID, Device: r.Caller.DeviceID, Before: before,
+		Limit: max(limit, 1), Highlight: r.Query("only") == "highlight"})
+	if err != nil {
+		return nil, err
+	}
+	answer := map[string]any{"notifications": page}
+	if next > 0 {
+		answer["next_token"] = strconv.FormatInt(next, 10)
+	}
+	return answer, nil
 }
 
 func (a *API) list(_ context.Context, r *httpx.Request) (any, error) {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 
 	"knock/internal/matrixerr"
 )
@@ -15,6 +17,22 @@ type Outcome struct {
 	Sound     string                     // "" for none
 	Tweaks    map[string]json.RawMessage // all tweaks, as a push gateway wants them
 	Rule      string                     // id of the rule that decided; "" when none matched
+}
+
+// Actions are the outcome as the actions of a rule.
+func (o *Outcome) Actions() json.RawMessage {
+	actions := []any{}
+	if o.Notify {
+		actions = append(actions, "notify")
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Tweaks)) {
+		actions = append(actions, map[string]any{"set_tweak": name, "value": o.Tweaks[name]})
+	}
+	raw, err := json.Marshal(actions)
+	if err != nil {
+		return json.RawMessage("[]") // the tweaks were JSON: it cannot be
+	}
+	return raw
 }
 
 // Flags of an outcome, as stored.

@@ -53,6 +53,11 @@ const master = ".m.rule.master"
 var defaultRules = []defaultRule{
 	{id: master, kind: Override, disabled: true,
 		conditions: `[]`, actions: `[]`},
+	// For clients that decide by themselves what an encrypted event is to the user:
+	// off until the user turns it on (MSC4028).
+	{id: ".org.matrix.msc4028.encrypted_event", kind: Override, class: classEncrypted, disabled: true,
+		conditions: `[{"kind":"event_match","key":"type","pattern":"m.room.encrypted"}]`,
+		actions:    `["notify"]`},
 	{id: ".m.rule.suppress_notices", kind: Override, class: classNotice,
 		conditions: `[{"kind":"event_match","key":"content.msgtype","pattern":"m.notice"}]`,
 		actions:    `[]`},

@@ -424,7 +424,7 @@ func TestRenderRoundTrip(t *testing.T) {
 	if !strings.Contains(string(got), `"value":"@a\"lice:x"`) {
 		t.Errorf("the mention rule does not name the user: %s", got)
 	}
-	if len(o) != 11 || len(g.Global.Underride) != 5 || len(g.Global.Content) != 1 || g.Global.Room == nil {
+	if len(o) != 12 || len(g.Global.Underride) != 5 || len(g.Global.Content) != 1 || g.Global.Room == nil {
 		t.Errorf("%d override, %d underride, %d content rules", len(o), len(g.Global.Underride), len(g.Global.Content))
 	}
 }

@@ -135,6 +135,22 @@ func (s *Service) Unread(tx *sqldb.Tx, user string, rooms []RoomKey, at int64, i
 	return out, nil
 }
 
+// ReadMarks returns whether a user has read events of rooms, given each event's
+// occurrence and position.
+func (s *Service) ReadMarks(tx *sqldb.Tx, user string, rooms []int64) (read func(o *Occurrence, pos int64) bool, err error) {
+	u := &unread{tx: tx, seats: make(map[int64]*seat, len(rooms))}
+	for _, nid := range rooms {
+		u.seats[nid] = &seat{}
+	}
+	if err := u.readPositions(selectReads, user, rooms); err != nil {
+		return nil, err
+	}
+	return func(o *Occurrence, pos int64) bool {
+		seat := u.seats[o.RoomNID]
+		return seat != nil && pos <= max(seat.read, seat.threads[newSubject(o).thread()])
+	}, nil
+}
+
 // joinNames makes one string of a set of names, and splitNames undoes it. User ids
 // from outside may have any byte but this one in them here: what has it is
 // ignored nowhere else either, since no sender is called so.

@@ -3,6 +3,7 @@ package push
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -199,3 +200,5 @@ func (w *world) arrived(texts ...string) {
 	w.t.Helper()
 	w.eventually("events", strings.Join(texts, ","), func() any { return strings.Join(w.g.events(), ",") })
 }
+
+func asError(err error, e **lab.Error) bool { return errors.As(err, e) }

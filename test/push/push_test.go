@@ -1,7 +1,6 @@
 package push
 
 import (
-	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -222,7 +221,7 @@ func TestSettingPushers(t *testing.T) {
 			}
 			err := w.bob.Call(w.ctx, http.MethodPost, set, body, nil)
 			var e *lab.Error
-			if code, _, _ := strings.Cut(what, " "); !errors.As(err, &e) || e.Code != code {
+			if code, _, _ := strings.Cut(what, " "); !asError(err, &e) || e.Code != code {
 				w.t.Errorf("%s: %v", what, err)
 			}
 		}
