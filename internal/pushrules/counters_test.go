@@ -207,8 +207,14 @@ func (w *world) compare() {
 	if len(w.events) == 0 {
 		return
 	}
-	newest := w.events[len(w.events)-1].pos
-	for _, at := range []int64{newest, w.events[max(0, len(w.events)-5)].pos} {
+	w.compareAt(w.events[len(w.events)-1].pos, w.events[max(0, len(w.events)-5)].pos)
+}
+
+func (w *world) compareNewest() { w.compareAt(w.events[len(w.events)-1].pos) }
+
+func (w *world) compareAt(positions ...int64) {
+	newest := positions[0]
+	for _, at := range positions {
 		for _, user := range w.users {
 			var got map[string]Counts
 			err := w.db.Read(w.t.Context(), func(tx *sqldb.Tx) (err error) {

@@ -2,6 +2,7 @@ package pushrules
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"knock/internal/sqldb"
@@ -71,5 +72,64 @@ func TestPurgedRoomIsForgotten(t *testing.T) {
 		w.events[0].o.Sender = "@alice:x"
 		w.moveRead("@bob:x", w.events[0].o.RoomNID, Unthreaded, w.events[0].pos)
 		w.compare()
+	})
+}
+
+// everybody is joined everywhere.
+type everybody []string
+
+func (e everybody) Joined(*sqldb.Tx, int64) (func(string) bool, error) {
+	return func(user string) bool { return slices.Contains(e, user) }, nil
+}
+
+// TestPruneKeepsCounts deletes totals while users read, and compares the counts
+// of a service that has nothing in memory.
+func TestPruneKeepsCounts(t *testing.T) {
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
+		w := &world{t: t, s: newService(t, db, nil), db: db, rng: rand.New(rand.NewPCG(11, 12)),
+			rooms: []RoomKey{{"!a:x", 7}, {"!b:x", 8}}, reads: map[string]int64{}, users: []string{"@alice:x", "@bob:x", "@carol:x"}}
+		w.join()
+		rows := func() (n int) {
+			must(t, db.Read(t.Context(), func(tx *sqldb.Tx) error {
+				list, err := sqldb.Collect(tx, pruneEnd, scanInt, int64(7), int64(1<<60), 1<<20, 0)
+				n = len(list)
+				return err
+			}))
+			return n
+		}
+		prune := func(here everybody) {
+			next, err := w.s.pruneSome(t.Context(), here, 0)
+			must(t, err)
+			if next != 8 {
+				t.Fatalf("it goes on after room %d", next)
+			}
+		}
+		for range 8 {
+			for range 40 {
+				w.send()
+			}
+			w.settle()
+			for range 5 {
+				w.receipt()
+			}
+			prune(w.users)
+			w.s = newService(t, db, nil)
+			w.compareNewest()
+		}
+		// Who has left needs nothing.
+		before := rows()
+		newest := w.events[len(w.events)-1]
+		must(t, db.Do(t.Context(), &sqldb.Op{Name: "test", Positions: 1, Write: func(tx *sqldb.Tx, _ int64) error {
+			w.s.MarkRead(tx, "@bob:x", 7, Unthreaded, newest.pos)
+			return nil
+		}}))
+		w.moveRead("@bob:x", 7, Unthreaded, newest.pos)
+		prune(everybody{"@bob:x"})
+		if after := rows(); after >= before || after == 0 {
+			t.Errorf("%d rows before, %d after", before, after)
+		}
+		w.users = []string{"@bob:x"}
+		w.s = newService(t, db, nil)
+		w.compareNewest()
 	})
 }

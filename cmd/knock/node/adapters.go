@@ -18,6 +18,7 @@ import (
 	"knock/roomserver"
 	"knock/roomserver/auth"
 	"knock/roomserver/event"
+	"knock/roomserver/store"
 )
 
 // The types here stand between parts that do not know each other.
@@ -172,4 +173,15 @@ func (h deviceHooks) each(call func(account.DeviceHook) (func(), error)) (func()
 			fn()
 		}
 	}, nil
+}
+
+// presentMembers tells the push rules who is still in a room.
+type presentMembers struct {
+	hub   *stream.Hub
+	store *store.Store
+}
+
+func (p presentMembers) Joined(tx *sqldb.Tx, room int64) (func(user string) bool, error) {
+	key, err := p.store.RoomByNID(tx, room)
+	return func(user string) bool { return p.hub.IsJoined(user, key.ID) }, err
 }

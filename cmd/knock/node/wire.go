@@ -165,6 +165,7 @@ func (n *Node) components() []component {
 		{"services", n.parts.services.Run},
 		{"users", n.parts.users.Run},
 		{"pushers", n.parts.pushers.Run},
+		{"push", func(ctx context.Context) error { return n.parts.push.Prune(ctx, presentMembers{n.hub, n.parts.store}) }},
 		{"sliding", n.parts.sliding.Run},
 		{"media", n.parts.media.Run},
 		{"typing", n.parts.typing.Run},
