@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
@@ -424,4 +425,67 @@ func TestFailuresHoldNothingUp(t *testing.T) {
 			t.Fatalf("%d failures after another turn", failures())
 		}
 	})
+}
+
+// TestFailedEventsComeAgain has an event fail for good, be sent again when what it needs can be had, and one that is
+// never sent again.
+func TestFailedEventsComeAgain(t *testing.T) {
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
+		r := newGapRig(t, db)
+		bob := farBob
+		renamed := r.next(nil, "m.room.member", &bob, `{"membership":"join","displayname":"B"}`, r.auths(true, r.base.state.Lookup("m.room.member", bob))...)
+		before := r.say(nil, "before")
+		stuck := r.say(before, "stuck", r.auths(false, renamed)...)
+		r.far.history = []*event.Event{before}
+		receive(t, r.s, stuck)
+		for range 4 {
+			r.s.drainRoom(t.Context(), r.key)
+			r.s.retryInbound()
+		}
+		if n := r.queued(); n != 0 {
+			t.Fatalf("%d events count as queued; the only one was given up", n)
+		}
+		if left := asideOf(t, r); len(left) != 1 || left[0].Failures != 3 || left[0].Error == "" {
+			t.Fatalf("left aside: %+v", left)
+		}
+		r.far.give(renamed)
+		receive(t, r.s, stuck)
+		r.s.retryInbound()
+		r.s.drainRoom(t.Context(), r.key)
+		if !r.placed(stuck) || len(asideOf(t, r)) != 0 {
+			t.Fatalf("sent again: placed %v, left aside %+v", r.placed(stuck), asideOf(t, r))
+		}
+
+		lost := r.say(before, "lost", r.auths(false, r.next(nil, "m.room.member", &bob, `{"membership":"join","displayname":"C"}`))...)
+		receive(t, r.s, lost)
+		for range 4 {
+			r.s.drainRoom(t.Context(), r.key)
+			r.s.retryInbound()
+		}
+		now := r.s.Clock()
+		if err := r.s.sweepInbound(t.Context(), now.Add(keepFailed-time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(asideOf(t, r)); n != 1 {
+			t.Errorf("%d are kept for the operator to see", n)
+		}
+		if err := r.s.sweepInbound(t.Context(), now.Add(keepFailed+time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(asideOf(t, r)); n != 0 {
+			t.Errorf("%d are kept for ever", n)
+		}
+	})
+}
+
+func asideOf(t *testing.T, r *gapRig) (rows []store.Inbound) {
+	t.Helper()
+	err := r.s.db.Read(t.Context(), func(tx *sqldb.Tx) (err error) {
+		rows, err = r.s.Store.InboundAside(tx, r.key.NID)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows
 }

@@ -18,6 +18,8 @@ const (
 	drainTime     = 5 * time.Minute // for one batch, other servers' answers included
 	maxInbound    = 10_000          // rows of a room; beyond it new ones are refused
 	retryInterval = 30 * time.Second
+	keepFailed    = 7 * 24 * time.Hour // how long an event that failed too often is kept, for the operator to see why
+	sweepInterval = time.Hour
 )
 
 // intake knows which rooms have PDUs waiting in the inbound table.
@@ -96,8 +98,9 @@ func (s *Server) Run(ctx context.Context) error {
 	defer wg.Wait()
 	wg.Go(func() { s.runFollowUps(ctx) })
 	slots := make(chan struct{}, drainers)
-	tick := time.NewTicker(retryInterval)
+	tick, sweep := time.NewTicker(retryInterval), time.NewTicker(sweepInterval)
 	defer tick.Stop()
+	defer sweep.Stop()
 	for {
 		for key, ok := s.nextInbound(); ok; key, ok = s.nextInbound() {
 			select {
@@ -117,10 +120,21 @@ func (s *Server) Run(ctx context.Context) error {
 			if err := s.findInbound(ctx); err != nil && ctx.Err() == nil {
 				s.Log.WithError(err).Error("The inbound queue could not be read; it is tried again")
 			}
+		case <-sweep.C:
+			if err := s.sweepInbound(ctx, s.Clock()); err != nil && ctx.Err() == nil {
+				s.Log.WithError(err).Error("Events that could not be placed could not be forgotten; it is tried again")
+			}
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// sweepInbound forgets events that failed too often, a while after they came.
+func (s *Server) sweepInbound(ctx context.Context, now time.Time) error {
+	return s.db.Do(ctx, &sqldb.Op{Name: "inbound", Write: func(tx *sqldb.Tx, _ int64) error {
+		return s.Store.SweepInbound(tx, now.Add(-keepFailed).UnixMilli())
+	}})
 }
 
 // findInbound looks up which rooms have rows, after a start or a failure.
@@ -220,7 +234,7 @@ func (s *Server) drainOnce(ctx context.Context, key store.RoomKey) (more bool, e
 	for _, row := range rows {
 		e, err := event.Parse(key.Version, row.Data)
 		if err != nil {
-			if err := s.endInbound(ctx, row.Seq, false); err != nil {
+			if err := s.endInbound(ctx, row.Seq, nil); err != nil {
 				return false, err
 			}
 			continue
@@ -251,9 +265,9 @@ func (s *Server) placeRow(ctx context.Context, key store.RoomKey, row store.Inbo
 	if errors.Is(err, errForeign) || errors.Is(err, errWithheld) {
 		err = nil // it will be no better later
 	}
-	return s.endInbound(ctx, row.Seq, err != nil)
+	return s.endInbound(ctx, row.Seq, err)
 }
 
-func (s *Server) endInbound(ctx context.Context, seq int64, failed bool) error {
-	return s.db.Do(ctx, &sqldb.Op{Name: "inbound", Write: func(tx *sqldb.Tx, _ int64) error { return s.Store.EndInbound(tx, seq, failed) }})
+func (s *Server) endInbound(ctx context.Context, seq int64, failure error) error {
+	return s.db.Do(ctx, &sqldb.Op{Name: "inbound", Write: func(tx *sqldb.Tx, _ int64) error { return s.Store.EndInbound(tx, seq, failure) }})
 }

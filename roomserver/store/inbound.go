@@ -13,21 +13,30 @@ type Inbound struct {
 	Origin    string
 	Failures  int64
 	Data      []byte // the event's JSON as it was parsed
+	Error     string // of the last failure; filled in by InboundAside only
 }
 
-// maxFailures is how often an inbound row is tried before it is left aside.
-const maxFailures = 3
-
-var (
-	insertInbound = sqldb.RegisterInsert("inbound.insert", `INSERT INTO inbound (seq, room, id, origin, received, failures, data) VALUES`, 7, `ON CONFLICT DO NOTHING`)
-	listInbound   = sqldb.Register("inbound.list", `SELECT seq, room, id, origin, failures, data FROM inbound WHERE room = $1 AND seq > $2 AND failures < $3 ORDER BY seq LIMIT $4`)
-	countInbound  = sqldb.Register("inbound.count", `SELECT count(*) FROM inbound WHERE room = $1`)
-	roomsInbound  = sqldb.Register("inbound.rooms", `SELECT DISTINCT room FROM inbound WHERE failures < $1`)
-	deleteInbound = sqldb.Register("inbound.delete", `DELETE FROM inbound WHERE seq = $1`)
-	failInbound   = sqldb.Register("inbound.fail", `UPDATE inbound SET failures = failures + 1 WHERE seq = $1`)
+// Bounds of inbound rows.
+const (
+	maxFailures     = 3   // how often a row is tried before it is left aside
+	maxInboundError = 500 // bytes of an error that are kept
+	maxAside        = 100 // rows of an answer of InboundAside
 )
 
-// AddInbound queues PDUs; one that is queued already is left as it is.
+var (
+	insertInbound = sqldb.RegisterInsert("inbound.insert", `INSERT INTO inbound (seq, room, id, origin, received, failures, data) VALUES`, 7,
+		`ON CONFLICT (room, id) DO UPDATE SET failures = excluded.failures`)
+	listInbound   = sqldb.Register("inbound.list", `SELECT seq, room, id, origin, failures, data FROM inbound WHERE room = $1 AND seq > $2 AND failures < $3 ORDER BY seq LIMIT $4`)
+	asideInbound  = sqldb.Register("inbound.aside", `SELECT seq, room, id, origin, failures, error FROM inbound WHERE room = $1 AND failures >= $2 ORDER BY seq LIMIT $3`)
+	countInbound  = sqldb.Register("inbound.count", `SELECT count(*) FROM inbound WHERE room = $1 AND failures < $2`)
+	roomsInbound  = sqldb.Register("inbound.rooms", `SELECT DISTINCT room FROM inbound WHERE failures < $1`)
+	deleteInbound = sqldb.Register("inbound.delete", `DELETE FROM inbound WHERE seq = $1`)
+	failInbound   = sqldb.Register("inbound.fail", `UPDATE inbound SET failures = failures + 1, error = $2 WHERE seq = $1`)
+	sweepInbound  = sqldb.Register("inbound.sweep", `DELETE FROM inbound WHERE failures >= $1 AND received < $2`)
+)
+
+// AddInbound queues PDUs. One that is queued already has all its turns again: its
+// server may have by now what it lacked.
 func (s *Store) AddInbound(tx *sqldb.Tx, rows []Inbound, now int64) error {
 	values := make([][]any, len(rows))
 	for i, r := range rows {
@@ -47,10 +56,28 @@ func (s *Store) InboundOf(tx *sqldb.Tx, room, after int64, limit int) ([]Inbound
 	}, room, after, maxFailures, limit)
 }
 
-// InboundCount returns how many PDUs of a room are queued or were left aside.
+// InboundCount returns how many PDUs of a room wait for their turn.
 func (s *Store) InboundCount(tx *sqldb.Tx, room int64) (n int64, err error) {
-	err = tx.QueryRow(countInbound, room).Scan(&n)
+	err = tx.QueryRow(countInbound, room, maxFailures).Scan(&n)
 	return n, err
+}
+
+// InboundAside returns the first hundred PDUs of a room that failed too often,
+// with their errors and without their data.
+func (s *Store) InboundAside(tx *sqldb.Tx, room int64) ([]Inbound, error) {
+	return sqldb.Collect(tx, asideInbound, func(rows *sqldb.Rows) (r Inbound, err error) {
+		var id, origin, reason []byte
+		err = rows.Scan(&r.Seq, &r.Room, &id, &origin, &r.Failures, &reason)
+		r.ID, r.Origin, r.Error = string(id), string(origin), string(reason)
+		return r, err
+	}, room, maxFailures, maxAside)
+}
+
+// SweepInbound forgets PDUs that failed too often and came before a time in
+// milliseconds.
+func (s *Store) SweepInbound(tx *sqldb.Tx, before int64) error {
+	_, err := tx.Exec(sweepInbound, maxFailures, before)
+	return err
 }
 
 // InboundRooms returns the rooms that have queued PDUs.
@@ -62,12 +89,13 @@ func (s *Store) InboundRooms(ctx context.Context) (nids []int64, err error) {
 	return nids, err
 }
 
-// EndInbound takes a PDU off the queue, or counts a failure of it.
-func (s *Store) EndInbound(tx *sqldb.Tx, seq int64, failed bool) error {
-	q := deleteInbound
-	if failed {
-		q = failInbound
+// EndInbound takes a PDU off the queue, or counts a failure of it and keeps why.
+func (s *Store) EndInbound(tx *sqldb.Tx, seq int64, failure error) error {
+	if failure == nil {
+		_, err := tx.Exec(deleteInbound, seq)
+		return err
 	}
-	_, err := tx.Exec(q, seq)
+	reason := failure.Error()
+	_, err := tx.Exec(failInbound, seq, []byte(reason[:min(len(reason), maxInboundError)]))
 	return err
 }
