@@ -165,15 +165,30 @@ func (l *lane) step(ctx context.Context) (wait time.Duration, more bool) {
 	}
 	var err error
 	var d delivery
+	request, cancel := lingering(ctx)
 	if n != nil {
-		d, err = l.s.push(ctx, p, n, l.retried())
+		d, err = l.s.push(request, p, n, l.retried())
 	} else {
-		d, err = l.s.pushBadge(ctx, p, *badge)
+		d, err = l.s.pushBadge(request, p, *badge)
 	}
-	if ctx.Err() != nil {
+	cancel()
+	if ctx.Err() != nil && err != nil {
 		return time.Hour, true // pause ends at once; the notice waits in the table
 	}
 	return l.after(ctx, n, d, err), true
+}
+
+// stopGrace is how long a request that is under way may last when the node stops: cut off, it would be sent again.
+const stopGrace = 2 * time.Second
+
+// lingering is a context that ends a moment after ctx.
+func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	forget := context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) })
+	return longer, func() {
+		forget()
+		cancel()
+	}
 }
 
 func (l *lane) retried() bool {
