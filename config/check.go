@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/mail"
 	"net/netip"
 	"net/url"
 	"reflect"
@@ -59,6 +60,7 @@ func (c *Config) check() []string {
 	c.checkNames(fail)
 	c.checkListeners(fail)
 	c.checkClasses(fail)
+	c.checkSMTP(fail)
 	for _, name := range slices.Sorted(maps.Keys(c.Logging.Levels)) {
 		if _, err := obs.ParseLevel(c.Logging.Levels[name]); err != nil {
 			fail(join("logging.levels", name), "logging.levels.%s: %s", name, err)
@@ -114,6 +116,27 @@ func (c *Config) checkListeners(fail func(path, format string, args ...any)) {
 		if (l.cert == "") != (l.key == "") {
 			fail(l.path, "%s needs both tls_cert and tls_key, or neither", l.path)
 		}
+	}
+}
+
+func (c *Config) checkSMTP(fail func(path, format string, args ...any)) {
+	if c.SMTP.Host == "" {
+		return
+	}
+	if c.SMTP.Port < 1 || c.SMTP.Port > 65535 {
+		fail("smtp.port", "smtp.port is %d: write a port, such as 587", c.SMTP.Port)
+	}
+	if _, err := mail.ParseAddress(c.SMTP.From); err != nil {
+		fail("smtp.from", "smtp.from is %q: write an e-mail address, such as Example <matrix@example.org>", c.SMTP.From)
+	}
+	if c.SMTP.Security == "none" && c.SMTP.User != "" {
+		fail("smtp.security", "smtp.security must be starttls or tls when smtp.user is set: a password is not sent without TLS")
+	}
+	if (c.SMTP.User == "") != (c.SMTP.Password == "") {
+		fail("smtp.user", "smtp needs both user and password, or neither")
+	}
+	if c.SMTP.Timeout == 0 {
+		fail("smtp.timeout", "smtp.timeout must be above 0")
 	}
 }
 

@@ -23,6 +23,7 @@ type Config struct {
 	Federation    Federation   `yaml:"federation" doc:"Talking to other servers."`
 	Media         Media        `yaml:"media" doc:"Files, pictures and thumbnails."`
 	Push          Push         `yaml:"push" doc:"Notifications through push gateways."`
+	SMTP          SMTP         `yaml:"smtp" doc:"The server through which e-mails to users go. Without it none are sent."`
 	Room          Room         `yaml:"room" doc:"Rooms made here."`
 	Presence      Presence     `yaml:"presence" doc:"Who is online."`
 	Logging       Logging      `yaml:"logging" doc:"What is logged; SIGHUP re-reads the levels."`
@@ -114,6 +115,17 @@ type Push struct {
 	AllowNetworks []netip.Prefix `yaml:"allow_networks" doc:"Private or local networks that push gateways may be in, such as 10.1.0.0/16 for a gateway of your own. All other private ranges are refused, since users choose the gateway."`
 }
 
+// SMTP is a mail server that takes e-mails for others.
+type SMTP struct {
+	Host     string   `yaml:"host" doc:"Its host name. Empty turns e-mail off."`
+	Port     int      `yaml:"port" doc:"587 is usual for starttls, 465 for tls, 25 for none."`
+	Security string   `yaml:"security" enum:"starttls,tls,none" doc:"starttls: TLS after a greeting, required. tls: TLS from the start. none: for a mail server on the same machine; no password is sent."`
+	User     string   `yaml:"user" doc:"Name to authenticate with; empty does not authenticate."`
+	Password string   `yaml:"password" doc:"Password of that name."`
+	From     string   `yaml:"from" doc:"Sender of the e-mails, such as Example <matrix@example.org>."`
+	Timeout  Duration `yaml:"timeout" doc:"How long handing over one e-mail may take."`
+}
+
 // Room is about rooms made here.
 type Room struct {
 	DefaultVersion string `yaml:"default_version" enum:"1,2,3,4,5,6,7,8,9,10,11,12" doc:"Version of a new room when the client asks for none."`
@@ -145,6 +157,7 @@ func Default() *Config {
 		RateLimits:   RateLimits{Enabled: true, Classes: defaultClasses()},
 		Federation:   Federation{Enabled: true},
 		Media:        Media{MaxUploadSize: 50 << 20, RemoteCacheSize: 10 << 30, RemoteCacheAge: Duration(30 * 24 * time.Hour)},
+		SMTP:         SMTP{Port: 587, Security: "starttls", Timeout: Duration(30 * time.Second)},
 		Room:         Room{DefaultVersion: "12"},
 		Presence:     Presence{Enabled: true},
 		Logging:      Logging{Format: "text", Level: "info"},
