@@ -5,26 +5,42 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 
 	"knock/internal/httpx"
+	"knock/internal/matrixerr"
 	"knock/roomserver"
 	"knock/roomserver/auth"
 	"knock/roomserver/store"
 )
 
 func (a *API) sendJoin(ctx context.Context, r *httpx.Request) (any, error) {
-	return a.joined(ctx, r, "", "")
+	omit, err := omitMembers(r)
+	if err != nil {
+		return nil, err
+	}
+	return a.joined(ctx, r, omit, "", "")
+}
+
+// omitMembers reports whether the other server takes an answer without most members.
+func omitMembers(r *httpx.Request) (bool, error) {
+	switch r.Query("omit_members") {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, matrixerr.InvalidParam("omit_members is true or false")
 }
 
 // sendJoinV1 answers in the form of version 1: a list of the status and the answer.
 func (a *API) sendJoinV1(ctx context.Context, r *httpx.Request) (any, error) {
-	return a.joined(ctx, r, "[200,", "]")
+	return a.joined(ctx, r, false, "[200,", "]")
 }
 
-// joined accepts a join and streams the state of the room before it. The members are never left out, whatever the
-// asker would accept.
-func (a *API) joined(ctx context.Context, r *httpx.Request, before, after string) (any, error) {
-	acc, err := a.accept(ctx, r, auth.Join)
+// joined accepts a join and streams the state of the room before it.
+func (a *API) joined(ctx context.Context, r *httpx.Request, omit bool, before, after string) (any, error) {
+	acc, err := a.accept(ctx, r, auth.Join, omit)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +54,7 @@ func (a *API) joined(ctx context.Context, r *httpx.Request, before, after string
 	}
 	return httpx.Stream(func(w http.ResponseWriter) error {
 		out := startJSON(w)
-		out.text(before + `{"origin":` + string(origin) + `,"members_omitted":false,"servers_in_room":` + string(servers))
+		out.text(before + `{"origin":` + string(origin) + `,"members_omitted":` + strconv.FormatBool(acc.Omitted) + `,"servers_in_room":` + string(servers))
 		out.text(`,"event":`)
 		out.raw(acc.Event.JSON())
 		out.text(`,"state":`)

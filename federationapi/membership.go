@@ -58,7 +58,7 @@ func (a *API) makeMembership(ctx context.Context, r *httpx.Request, kind string)
 }
 
 // accept takes the event of a send_join, send_knock or send_leave.
-func (a *API) accept(ctx context.Context, r *httpx.Request, kind string) (*roomserver.Acceptance, error) {
+func (a *API) accept(ctx context.Context, r *httpx.Request, kind string, omit bool) (*roomserver.Acceptance, error) {
 	room, origin := r.Vars["roomId"], r.Caller.Origin
 	raw, err := r.ObjectBytes()
 	if err != nil {
@@ -67,7 +67,7 @@ func (a *API) accept(ctx context.Context, r *httpx.Request, kind string) (*rooms
 	if err := a.admitted(ctx, room, origin); err != nil {
 		return nil, domainError(err)
 	}
-	acc, err := a.o.Rooms.AcceptMembership(ctx, kind, origin, room, r.Vars["eventId"], raw)
+	acc, err := a.o.Rooms.AcceptMembership(ctx, kind, origin, room, r.Vars["eventId"], raw, omit)
 	if err != nil && kind == auth.Join {
 		if user, ok := memberOf(raw, origin); ok {
 			err = a.restricted(ctx, room, user, err)
@@ -88,7 +88,7 @@ func memberOf(raw json.RawMessage, origin string) (string, bool) {
 }
 
 func (a *API) sendKnock(ctx context.Context, r *httpx.Request) (any, error) {
-	acc, err := a.accept(ctx, r, auth.Knock)
+	acc, err := a.accept(ctx, r, auth.Knock, false)
 	if err != nil {
 		return nil, err
 	}
@@ -100,13 +100,13 @@ func (a *API) sendKnock(ctx context.Context, r *httpx.Request) (any, error) {
 }
 
 func (a *API) sendLeave(ctx context.Context, r *httpx.Request) (any, error) {
-	_, err := a.accept(ctx, r, auth.Leave)
+	_, err := a.accept(ctx, r, auth.Leave, false)
 	return nil, err
 }
 
 // sendLeaveV1 answers in the form of version 1: a list of the status and the answer.
 func (a *API) sendLeaveV1(ctx context.Context, r *httpx.Request) (any, error) {
-	if _, err := a.accept(ctx, r, auth.Leave); err != nil {
+	if _, err := a.accept(ctx, r, auth.Leave, false); err != nil {
 		return nil, err
 	}
 	return []any{200, struct{}{}}, nil

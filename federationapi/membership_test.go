@@ -237,19 +237,8 @@ func TestVouchingIsNotForTheAsking(t *testing.T) {
 		must(t, b.join(club, b.user("bob"), a))
 		_, template, err := b.client.Make(t.Context(), "join", a.name, room, b.user("bob"), event.Versions())
 		must(t, err)
-		tmpl := gjson.ParseBytes(template)
-		v, _ := event.GetVersion("10")
 		eve := b.user("eve") // is not in the club
-		build := event.Builder{Version: v, Type: "m.room.member", Sender: eve, StateKey: &eve, RoomID: room,
-			Content: json.RawMessage(tmpl.Get("content").Raw), Depth: tmpl.Get("depth").Int(), TS: tmpl.Get("origin_server_ts").Int()}
-		for _, id := range tmpl.Get("prev_events").Array() {
-			build.PrevEvents = append(build.PrevEvents, id.Str)
-		}
-		for _, id := range tmpl.Get("auth_events").Array() {
-			build.AuthEvents = append(build.AuthEvents, id.Str)
-		}
-		e, err := build.Build(b.signer)
-		must(t, err)
+		e := b.joinEvent("10", room, eve, template)
 		status, body := b.call(a, "PUT", "/_matrix/federation/v2/send_join/"+room+"/"+e.EventID(), string(e.JSON()))
 		if status == 200 {
 			t.Fatalf("a join by a stranger was vouched for: %s", body)
@@ -258,6 +247,67 @@ func TestVouchingIsNotForTheAsking(t *testing.T) {
 			t.Fatal("the stranger is in the room")
 		}
 	})
+}
+
+// joinEvent makes a join of a template by hand, of whichever user.
+func (n *node) joinEvent(version, room, user string, template []byte) *event.Event {
+	tmpl := gjson.ParseBytes(template)
+	v, _ := event.GetVersion(version)
+	build := event.Builder{Version: v, Type: "m.room.member", Sender: user, StateKey: &user, RoomID: room,
+		Content: json.RawMessage(tmpl.Get("content").Raw), Depth: tmpl.Get("depth").Int(), TS: tmpl.Get("origin_server_ts").Int()}
+	for _, id := range tmpl.Get("prev_events").Array() {
+		build.PrevEvents = append(build.PrevEvents, id.Str)
+	}
+	for _, id := range tmpl.Get("auth_events").Array() {
+		build.AuthEvents = append(build.AuthEvents, id.Str)
+	}
+	e, err := build.Build(n.signer)
+	must(n.t, err)
+	return e
+}
+
+// TestOmittedMembers has a server ask for an answer to send_join without members, in a room with a name and in one that
+// is called after its members.
+func TestOmittedMembers(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		for _, name := range []string{"", "Purchasing"} {
+			room := a.create(roomserver.CreateRequest{Version: "11", Preset: "public_chat", Name: name})
+			for i := range 8 {
+				must(t, a.join(room, a.user(fmt.Sprintf("u%d", i)), a))
+			}
+			_, template, err := b.client.Make(t.Context(), "join", a.name, room, b.user("bob"), event.Versions())
+			must(t, err)
+			e := b.joinEvent("11", room, b.user("bob"), template)
+			path := "/_matrix/federation/v2/send_join/" + room + "/" + e.EventID()
+			if status, body := b.call(a, "PUT", path+"?omit_members=maybe", string(e.JSON())); status != 400 || gjson.Get(body, "errcode").Str != "M_INVALID_PARAM" {
+				t.Errorf("omit_members=maybe: %d %s", status, body)
+			}
+			status, body := b.call(a, "PUT", path+"?omit_members=true", string(e.JSON()))
+			if status != 200 || !gjson.Get(body, "members_omitted").Bool() || gjson.Get(body, "servers_in_room").Raw != `["a.test"]` {
+				t.Fatalf("send_join: %d %.400s", status, body)
+			}
+			state, chain := counted(body, "state"), counted(body, "auth_chain")
+			members := map[string]int{"": 5}[name]
+			if state["m.room.member"] != members || state["m.room.create"] != 1 || state["m.room.power_levels"] != 1 {
+				t.Errorf("state of %q: %v", name, state)
+			}
+			// The creator's join is what the other state rests on; nothing that the state has is sent twice.
+			if want := 1 - members/5; chain["m.room.member"] != want || chain["m.room.create"] != 0 {
+				t.Errorf("auth chain of %q: %v", name, chain)
+			}
+		}
+	})
+}
+
+// counted returns how many events of each type a list of an answer has.
+func counted(body, list string) map[string]int {
+	n := map[string]int{}
+	gjson.Get(body, list+".#.type").ForEach(func(_, typ gjson.Result) bool {
+		n[typ.Str]++
+		return true
+	})
+	return n
 }
 
 func inviteLevel(n *node, room string, level int) string {

@@ -78,6 +78,13 @@ func (s *Server) residentHandle(ctx context.Context, roomID string) (*room, erro
 	return r, nil
 }
 
+// has reports whether a server has a user in the room.
+func (r *room) has(server string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tip.servers[server] > 0
+}
+
 // Acceptance is the answer to a membership event that another server sent for
 // us to take into a room.
 type Acceptance struct {
@@ -85,12 +92,14 @@ type Acceptance struct {
 	State   []*store.Stored
 	Auth    []*store.Stored
 	Servers []string
+	Omitted bool // State lacks members
 }
 
 // AcceptMembership takes a join, leave or knock that a user of origin made on
 // our template (send_join, send_leave, send_knock). The state before it and its
-// auth chain are returned for joins.
-func (s *Server) AcceptMembership(ctx context.Context, kind, origin, roomID, eventID string, raw json.RawMessage) (*Acceptance, error) {
+// auth chain are returned for joins; without most members where the other server
+// takes such an answer (omit_members).
+func (s *Server) AcceptMembership(ctx context.Context, kind, origin, roomID, eventID string, raw json.RawMessage, omit bool) (*Acceptance, error) {
 	r, err := s.residentHandle(ctx, roomID)
 	if err != nil {
 		return nil, err
@@ -98,6 +107,10 @@ func (s *Server) AcceptMembership(ctx context.Context, kind, origin, roomID, eve
 	e, err := s.parseMembership(ctx, r.key, kind, origin, eventID, raw)
 	if err != nil {
 		return nil, err
+	}
+	newcomer := "" // the origin, when nobody of it is in the room yet
+	if !r.has(origin) {
+		newcomer = origin
 	}
 	var d *draft
 	accept := func() error {
@@ -121,7 +134,7 @@ func (s *Server) AcceptMembership(ctx context.Context, kind, origin, roomID, eve
 	if kind != auth.Join {
 		return a, nil
 	}
-	return a, s.fillAcceptance(ctx, r.key, a, d)
+	return a, s.fillAcceptance(ctx, r.key, a, d, omit, newcomer)
 }
 
 // parseMembership checks that the event is what its endpoint is for, and its
@@ -214,20 +227,77 @@ func refusal(e *store.Stored) error {
 	return nil
 }
 
-func (s *Server) fillAcceptance(ctx context.Context, key store.RoomKey, a *Acceptance, d *draft) error {
+func (s *Server) fillAcceptance(ctx context.Context, key store.RoomKey, a *Acceptance, d *draft, omit bool, newcomer string) error {
 	return s.db.Read(ctx, func(tx *sqldb.Tx) error {
 		before, err := s.Store.Set(tx, d.stored.State)
 		if err != nil {
 			return err
 		}
-		if a.State, err = s.StateEvents(tx, before, nil); err != nil {
+		a.Omitted = omit
+		if omit {
+			a.State, err = s.partialState(tx, before)
+		} else {
+			a.State, err = s.StateEvents(tx, before, nil)
+		}
+		if err != nil {
 			return err
 		}
 		if a.Auth, err = s.authChain(tx, append(slices.Clone(a.State), d.stored)); err != nil {
 			return err
 		}
+		if omit {
+			a.Auth = without(a.Auth, a.State)
+		}
 		servers, err := s.Store.Servers(tx, key.NID)
-		a.Servers = append(servers, s.ServerName)
+		a.Servers = slices.DeleteFunc(servers, func(server string) bool { return server == newcomer })
+		a.Servers = append(a.Servers, s.ServerName)
 		return err
 	})
+}
+
+// heroesSent is how many members a summary names (client-server API, m.heroes).
+const heroesSent = 5
+
+// partialState returns a state without its members, but for those after whom a
+// room without a name is called (server-server API, omit_members).
+func (s *Server) partialState(tx *sqldb.Tx, ref *store.Ref) ([]*store.Stored, error) {
+	named := false
+	var members []int64
+	entries := ref.Set.Entries()
+	tuples := make([]int64, len(entries))
+	for i, e := range entries {
+		tuples[i] = e.Tuple
+	}
+	names, err := s.Store.Tuples(tx, tuples)
+	if err != nil {
+		return nil, err
+	}
+	nids := make([]int64, 0, 32)
+	for _, e := range entries {
+		t := names[e.Tuple]
+		if t.Type == "m.room.member" {
+			members = append(members, e.Event)
+			continue
+		}
+		named = named || t.Key == "" && (t.Type == "m.room.name" || t.Type == "m.room.canonical_alias")
+		nids = append(nids, e.Event)
+	}
+	state, err := s.Store.InOrder(tx, nids)
+	if err != nil || named {
+		return state, err
+	}
+	in, gone, err := s.Heroes(tx, members, heroesSent)
+	if len(in) == 0 {
+		in = gone
+	}
+	return append(state, in...), err
+}
+
+// without returns the events of a list that are not in another.
+func without(list, other []*store.Stored) []*store.Stored {
+	skip := make(map[int64]bool, len(other))
+	for _, e := range other {
+		skip[e.NID] = true
+	}
+	return slices.DeleteFunc(list, func(e *store.Stored) bool { return skip[e.NID] })
 }

@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"slices"
 
 	"github.com/tidwall/gjson"
 
@@ -92,4 +93,37 @@ var summaryFields = map[string]func(*RoomSummary, *event.Event){
 // to be, or is readable by all.
 func (s RoomSummary) Open() bool {
 	return s.WorldReadable || s.JoinRule == "public" || s.JoinRule == "knock" || s.JoinRule == "knock_restricted"
+}
+
+// Bounds of the search for those after whom a room is called.
+const (
+	heroChunk   = 32
+	heroesTried = 2000 // member events that are looked at
+)
+
+// Heroes returns of a state's member events, given by number, up to limit of the
+// first that are of members or invited, and of the first that are of others: a
+// room without a name is called after them (client-server API, m.heroes). It
+// sorts the numbers.
+func (s *Server) Heroes(tx *sqldb.Tx, members []int64, limit int) (in, gone []*store.Stored, err error) {
+	slices.Sort(members)
+	for chunk := range slices.Chunk(members[:min(len(members), heroesTried)], heroChunk) {
+		events, err := s.Store.InOrder(tx, chunk)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, e := range events {
+			to := &gone
+			if m := auth.Membership(e.Event); m == auth.Join || m == auth.Invite {
+				to = &in
+			}
+			if len(*to) < limit {
+				*to = append(*to, e)
+			}
+		}
+		if len(in) == limit {
+			break
+		}
+	}
+	return in, gone, nil
 }

@@ -46,7 +46,7 @@ func (p *peer) Make(ctx context.Context, kind, server, roomID, userID string, ve
 }
 
 func (p *peer) SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, into roomserver.JoinSink) error {
-	a, err := p.s.AcceptMembership(ctx, "join", "hs", roomID, eventID, e)
+	a, err := p.s.AcceptMembership(ctx, "join", "hs", roomID, eventID, e, false)
 	if err != nil {
 		return passOn(err)
 	}
@@ -64,12 +64,12 @@ func (p *peer) SendJoin(ctx context.Context, server, roomID, eventID string, e j
 }
 
 func (p *peer) SendLeave(ctx context.Context, server, roomID, eventID string, e json.RawMessage) error {
-	_, err := p.s.AcceptMembership(ctx, "leave", "hs", roomID, eventID, e)
+	_, err := p.s.AcceptMembership(ctx, "leave", "hs", roomID, eventID, e, false)
 	return passOn(err)
 }
 
 func (p *peer) SendKnock(ctx context.Context, server, roomID, eventID string, e json.RawMessage) ([]json.RawMessage, error) {
-	if _, err := p.s.AcceptMembership(ctx, "knock", "hs", roomID, eventID, e); err != nil {
+	if _, err := p.s.AcceptMembership(ctx, "knock", "hs", roomID, eventID, e, false); err != nil {
 		return nil, passOn(err)
 	}
 	list, err := p.s.KnockState(ctx, roomID, "@far:far")

@@ -1,10 +1,7 @@
 package syncread
 
 import (
-	"slices"
-
 	"knock/internal/sqldb"
-	"knock/roomserver/auth"
 	"knock/roomserver/state"
 	"knock/roomserver/store"
 )
@@ -17,11 +14,7 @@ type heroList struct {
 	in, gone []string
 }
 
-const (
-	maxHeroes   = 5
-	heroChunk   = 32
-	heroesTried = 2000 // member events that are looked at
-)
+const maxHeroes = 5
 
 // Heroes returns the users after whom a room without a name is called, for one
 // viewer: the first who are in it or invited, or else the first who were.
@@ -58,33 +51,21 @@ func (r *Reader) scanHeroes(tx *sqldb.Tx, room int64, set *state.Set) (heroList,
 	if err != nil {
 		return list, err
 	}
-	for chunk := range slices.Chunk(nids[:min(len(nids), heroesTried)], heroChunk) {
-		events, err := r.o.Rooms.Store.InOrder(tx, chunk)
-		if err != nil {
-			return list, err
-		}
-		for _, e := range events {
-			list.add(e)
-		}
-		if len(list.in) > maxHeroes {
-			break
-		}
-	}
-	return list, nil
+	in, gone, err := r.o.Rooms.Heroes(tx, nids, maxHeroes+1)
+	list.in, list.gone = users(in), users(gone)
+	return list, err
 }
 
-func (l *heroList) add(e *store.Stored) {
-	user, _ := e.Event.Key()
-	to := &l.gone
-	if m := auth.Membership(e.Event); m == auth.Join || m == auth.Invite {
-		to = &l.in
+// users returns whom member events are about.
+func users(members []*store.Stored) []string {
+	out := make([]string, len(members))
+	for i, e := range members {
+		out[i], _ = e.Event.Key()
 	}
-	if len(*to) <= maxHeroes {
-		*to = append(*to, user)
-	}
+	return out
 }
 
-// memberEvents returns the numbers of a state's member events, oldest first.
+// memberEvents returns the numbers of a state's member events, in any order.
 func (r *Reader) memberEvents(tx *sqldb.Tx, room int64, set *state.Set) ([]int64, error) {
 	plain, err := r.Plain(tx, room, set)
 	if err != nil {
@@ -101,6 +82,5 @@ func (r *Reader) memberEvents(tx *sqldb.Tx, room int64, set *state.Set) ([]int64
 		}
 		return true
 	})
-	slices.Sort(nids)
 	return nids, nil
 }

@@ -168,7 +168,7 @@ func (r *rig) member(server, membership string) {
 	b.TS = 1_700_000_000_000
 	e, err := b.Build(signer(server))
 	r.must(err)
-	_, err = r.rooms.AcceptMembership(r.t.Context(), membership, server, r.room, e.EventID(), e.JSON())
+	_, err = r.rooms.AcceptMembership(r.t.Context(), membership, server, r.room, e.EventID(), e.JSON(), false)
 	r.must(err)
 }
 

@@ -109,7 +109,7 @@ func (w *world) joinFrom(room, user, name string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.s.AcceptMembership(ctx, "join", event.ServerOf(user), room, e.EventID(), e.JSON()); err != nil {
+	if _, err := w.s.AcceptMembership(ctx, "join", event.ServerOf(user), room, e.EventID(), e.JSON(), false); err != nil {
 		w.t.Fatal(err)
 	}
 }
