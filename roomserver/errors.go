@@ -24,6 +24,7 @@ var (
 	ErrNoCreate     = errors.New("the state that came with the invite lacks the room's m.room.create as a full event")
 	ErrNoPolicy     = errors.New("the room's policy server gave no usable answer")
 	ErrBadRequest   = errors.New("the request is not valid")
+	ErrBadAnswer    = errors.New("another server's answer does not hold")
 )
 
 // NotAllowed is the refusal of an event by the authorisation rules.
@@ -61,5 +62,6 @@ var mapped = []struct {
 	{ErrAliasTaken, matrixerr.New(http.StatusBadRequest, "M_ROOM_IN_USE", "The room alias is taken; choose another one.")},
 	{ErrNoCreate, matrixerr.MissingParam("The invite lacks the room's m.room.create event as a full PDU.")},
 	{ErrNoPolicy, matrixerr.New(http.StatusBadGateway, "M_UNKNOWN", "The room's policy server could not be asked, so nothing was sent. Try again later; m.room.policy can be changed without it.")},
+	{ErrBadAnswer, matrixerr.Unknown(http.StatusBadGateway, "The answer of the other server is not right, so it was not used. Try again later, or name another server in \"via\".")},
 	{ErrBadRequest, matrixerr.InvalidParam("The request is not valid.")},
 }

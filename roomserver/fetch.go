@@ -62,23 +62,16 @@ func (s *Server) checkOutliers(ctx context.Context, key store.RoomKey, a *joinAn
 	if err := a.verifyAll(ctx); err != nil {
 		return nil, nil, err
 	}
-	fetched := make(map[string]bool, len(a.byID))
-	for id := range a.byID {
-		fetched[id] = true
-	}
 	if rejected, err = s.addKnownAuth(ctx, key, a); err != nil {
 		return nil, nil, err
 	}
 	for _, e := range authOrder(a.byID, a.bad) {
 		id := e.EventID()
-		if !fetched[id] {
-			continue
-		}
 		events, ok := a.cites(e)
-		if !ok {
-			a.bad[id] = true
+		if a.good[id] || !ok { // it is here, or cannot be judged
 			continue
 		}
+		a.good[id] = true // for judging others, which are rejected with it
 		if slices.ContainsFunc(events, func(c *event.Event) bool { return rejected[c.EventID()] }) || !a.permits(e, events) {
 			rejected[id] = true
 		}
@@ -88,7 +81,7 @@ func (s *Server) checkOutliers(ctx context.Context, key store.RoomKey, a *joinAn
 }
 
 // addKnownAuth adds the auth events that fetched events cite and that are here,
-// and returns which of them were rejected.
+// marked good since they are judged, and returns which of them were rejected.
 func (s *Server) addKnownAuth(ctx context.Context, key store.RoomKey, a *joinAnswer) (map[string]bool, error) {
 	var ids []string
 	for _, e := range a.byID {
@@ -102,6 +95,7 @@ func (s *Server) addKnownAuth(ctx context.Context, key store.RoomKey, a *joinAns
 		}
 	}
 	rejected := map[string]bool{}
+	a.good = make(map[string]bool, len(a.byID))
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
 		nids, err := s.Store.EventNIDs(tx, ids)
 		if err != nil {
@@ -114,6 +108,7 @@ func (s *Server) addKnownAuth(ctx context.Context, key store.RoomKey, a *joinAns
 			}
 			if e.Room == key.NID {
 				a.byID[e.ID] = e.Event
+				a.good[e.ID] = true
 				rejected[e.ID] = e.Flags&store.Rejected != 0
 			}
 		}

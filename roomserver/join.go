@@ -259,7 +259,7 @@ func (s *Server) joinThrough(ctx context.Context, server string, m MembershipReq
 		return err
 	}
 	if err := answer.check(ctx); err != nil {
-		return fmt.Errorf("%s answered a join with a state that does not hold: %w", server, err)
+		return fmt.Errorf("%s: %w", server, err)
 	}
 	return s.enter(ctx, answer)
 }
@@ -318,7 +318,8 @@ func templateRefs(list gjson.Result, hashes map[string][32]byte) []string {
 }
 
 // cites returns the auth events of an event, and in room version 12 the create
-// event with them; not ok when one is absent or bad.
+// event with them; not ok when one is absent or was not judged good before: an
+// event cannot rest on what rests on it.
 func (a *joinAnswer) cites(e *event.Event) (cited []*event.Event, ok bool) {
 	refs := e.AuthRefs()
 	if a.v.DomainlessRoomIDs && e.Type() != "m.room.create" {
@@ -326,7 +327,7 @@ func (a *joinAnswer) cites(e *event.Event) (cited []*event.Event, ok bool) {
 	}
 	cited = make([]*event.Event, len(refs))
 	for i, id := range refs {
-		if cited[i] = a.byID[id]; cited[i] == nil || a.bad[id] {
+		if cited[i] = a.byID[id]; cited[i] == nil || !a.good[id] {
 			return nil, false
 		}
 	}

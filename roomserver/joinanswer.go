@@ -3,7 +3,6 @@ package roomserver
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,17 +27,38 @@ type joinAnswer struct {
 	join  *event.Event
 	state []*event.Event
 	byID  map[string]*event.Event
+	at    map[auth.Tuple]string // ids of the state's events
 	bytes int
-	bad   map[string]bool // ids of events whose signatures or auth events do not hold
+	bad   map[string]bool // ids of events whose signatures do not hold
+	good  map[string]bool // ids of events that hold, so that others may rest on them
 	order []*event.Event  // all good ones, auth events first
 }
 
+// addState takes one event of the state. A state that holds two events for one
+// place is none.
 func (a *joinAnswer) addState(raw json.RawMessage) error {
 	e, err := a.add(raw)
-	if err == nil && e != nil {
-		a.state = append(a.state, e)
+	if err != nil || e == nil {
+		return err
 	}
-	return err
+	key, isState := e.Key()
+	if !isState {
+		return nil
+	}
+	place := auth.Tuple{Type: e.Type(), Key: key}
+	switch a.at[place] {
+	case e.EventID():
+		return nil
+	case "":
+	default:
+		return fmt.Errorf("%w: its state has two events for %s of %q", ErrBadAnswer, place.Type, place.Key)
+	}
+	if a.at == nil {
+		a.at = map[auth.Tuple]string{}
+	}
+	a.at[place] = e.EventID()
+	a.state = append(a.state, e)
+	return nil
 }
 
 func (a *joinAnswer) addAuth(raw json.RawMessage) error {
@@ -72,7 +92,7 @@ func (a *joinAnswer) setEvent(raw json.RawMessage) error {
 		return err
 	}
 	if e.EventID() != a.join.EventID() {
-		return errors.New("the join came back as another event")
+		return fmt.Errorf("%w: the join came back as another event", ErrBadAnswer)
 	}
 	a.join = e
 	return nil
@@ -84,26 +104,26 @@ func (a *joinAnswer) check(ctx context.Context) error {
 	if err := a.verify(ctx); err != nil {
 		return err
 	}
-	a.order = authOrder(a.byID, a.bad)
-	for _, e := range a.order {
-		if !a.allowed(e) {
-			a.bad[e.EventID()] = true
+	a.good = make(map[string]bool, len(a.byID))
+	for _, e := range authOrder(a.byID, a.bad) {
+		if a.allowed(e) {
+			a.good[e.EventID()] = true
+			a.order = append(a.order, e)
 		}
 	}
-	a.order = slices.DeleteFunc(a.order, func(e *event.Event) bool { return a.bad[e.EventID()] })
-	a.state = slices.DeleteFunc(a.state, func(e *event.Event) bool {
-		_, isState := e.Key()
-		return a.bad[e.EventID()] || !isState
-	})
+	a.state = slices.DeleteFunc(a.state, func(e *event.Event) bool { return !a.good[e.EventID()] })
 	st := auth.NewState(a.state)
 	create := st.Lookup("m.room.create", "")
 	if create == nil {
-		return errors.New("there is no m.room.create")
+		return fmt.Errorf("%w: there is no m.room.create", ErrBadAnswer)
 	}
 	if version := gjson.GetBytes(create.ContentJSON(), "room_version"); version.Exists() && version.Str != a.v.ID {
-		return errors.New("the room has another version than was said")
+		return fmt.Errorf("%w: the room has another version than was said", ErrBadAnswer)
 	}
-	return auth.Check(a.join, st)
+	if err := auth.Check(a.join, st); err != nil {
+		return fmt.Errorf("%w: its state does not allow the join: %v", ErrBadAnswer, err)
+	}
+	return nil
 }
 
 func (a *joinAnswer) verify(ctx context.Context) error {
@@ -120,7 +140,7 @@ func (a *joinAnswer) verify(ctx context.Context) error {
 			continue
 		}
 		if i == len(all) {
-			return fmt.Errorf("the join itself: %w", err)
+			return fmt.Errorf("%w: the join itself: %v", ErrBadAnswer, err)
 		}
 		a.bad[all[i].EventID()] = true
 	}
@@ -133,14 +153,16 @@ func (a *joinAnswer) allowed(e *event.Event) bool {
 	return ok && a.permits(e, cited)
 }
 
-// authOrder returns the events so that each comes after the auth events that it
-// cites; those marked bad are left out.
+// authOrder returns the events so that each comes after those that it rests on:
+// its auth events and, where the room id names it, the create event. Those marked
+// bad are left out.
 func authOrder(byID map[string]*event.Event, bad map[string]bool) []*event.Event {
-	return order(byID, bad, (*event.Event).AuthRefs)
+	return order(byID, bad, (*event.Event).AuthEventIDs)
 }
 
 // order returns events so that each comes after those that it refers to. On a
-// cycle, which only a liar can claim, some order is returned.
+// cycle, which only a liar can claim, some order is returned: whoever judges the
+// events must not take one for granted that was not judged yet.
 func order(byID map[string]*event.Event, bad map[string]bool, refs func(*event.Event) []string) []*event.Event {
 	const visiting, done = 1, 2
 	mark := make(map[string]int, len(byID))
