@@ -38,3 +38,7 @@ func (r remote) PolicySignature(ctx context.Context, server string, unstable boo
 func (r remote) SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, into roomserver.JoinSink) error {
 	return r.Client.SendJoin(ctx, server, roomID, eventID, e, client.JoinSink(into))
 }
+
+func (r remote) State(ctx context.Context, server, roomID, eventID string, into roomserver.JoinSink) error {
+	return r.Client.State(ctx, server, roomID, eventID, client.JoinSink(into))
+}

@@ -3,6 +3,7 @@ package roomserver
 import (
 	"errors"
 	"net/http"
+	"time"
 
 	"knock/internal/matrixerr"
 	"knock/roomserver/auth"
@@ -25,6 +26,7 @@ var (
 	ErrNoPolicy     = errors.New("the room's policy server gave no usable answer")
 	ErrBadRequest   = errors.New("the request is not valid")
 	ErrBadAnswer    = errors.New("another server's answer does not hold")
+	ErrBusy         = errors.New("too many large answers of other servers are worked on")
 )
 
 // NotAllowed is the refusal of an event by the authorisation rules.
@@ -63,5 +65,6 @@ var mapped = []struct {
 	{ErrNoCreate, matrixerr.MissingParam("The invite lacks the room's m.room.create event as a full PDU.")},
 	{ErrNoPolicy, matrixerr.New(http.StatusBadGateway, "M_UNKNOWN", "The room's policy server could not be asked, so nothing was sent. Try again later; m.room.policy can be changed without it.")},
 	{ErrBadAnswer, matrixerr.Unknown(http.StatusBadGateway, "The answer of the other server is not right, so it was not used. Try again later, or name another server in \"via\".")},
+	{ErrBusy, matrixerr.LimitExceeded(30 * time.Second)},
 	{ErrBadRequest, matrixerr.InvalidParam("The request is not valid.")},
 }

@@ -42,11 +42,17 @@ func (s *Server) placeWithAuth(ctx context.Context, key store.RoomKey, origin st
 // cannot be judged, for want of a signature or of an auth event, is left out.
 func (s *Server) storeFetched(ctx context.Context, key store.RoomKey, raws []json.RawMessage) error {
 	a := &joinAnswer{s: s, v: key.Version, room: key.ID}
+	defer a.release()
 	for _, raw := range raws {
 		if _, err := a.add(raw); err != nil {
 			return err
 		}
 	}
+	return s.storeCollected(ctx, key, a)
+}
+
+// storeCollected is storeFetched for events that are collected in an answer.
+func (s *Server) storeCollected(ctx context.Context, key store.RoomKey, a *joinAnswer) error {
 	judged, rejected, err := s.checkOutliers(ctx, key, a)
 	if err != nil || len(judged) == 0 {
 		return err

@@ -106,20 +106,25 @@ func (s *Server) fetchState(ctx context.Context, key store.RoomKey, server, even
 	if err != nil {
 		return nil, err
 	}
-	var raws []json.RawMessage
 	if len(absent) > singleFetches {
-		var auth []json.RawMessage
-		if raws, auth, err = s.Remote.State(ctx, server, key.ID, eventID); err != nil {
-			return nil, err
-		}
-		raws = append(raws, auth...)
+		err = s.storeState(ctx, key, server, eventID)
 	} else {
-		raws = s.fetchEvents(ctx, server, absent)
+		err = s.storeFetched(ctx, key, s.fetchEvents(ctx, server, absent))
 	}
-	if err := s.storeFetched(ctx, key, raws); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return s.setOfIDs(ctx, key, ids)
+}
+
+// storeState fetches the whole state before an event and stores its events.
+func (s *Server) storeState(ctx context.Context, key store.RoomKey, server, eventID string) error {
+	a := &joinAnswer{s: s, v: key.Version, room: key.ID}
+	defer a.release()
+	if err := s.Remote.State(ctx, server, key.ID, eventID, JoinSink{State: a.addAuth, Auth: a.addAuth}); err != nil {
+		return err
+	}
+	return s.storeCollected(ctx, key, a)
 }
 
 // setOfIDs makes a state set of those events that are here, are state of the

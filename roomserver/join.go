@@ -254,6 +254,7 @@ func (s *Server) joinThrough(ctx context.Context, server string, m MembershipReq
 		return err
 	}
 	answer := &joinAnswer{s: s, v: e.V(), room: m.RoomID, join: e}
+	defer answer.release()
 	err = s.Remote.SendJoin(ctx, server, m.RoomID, e.EventID(), e.JSON(), JoinSink{State: answer.addState, Auth: answer.addAuth, Event: answer.setEvent})
 	if err != nil {
 		return err

@@ -13,13 +13,15 @@ import (
 	"knock/roomserver/event"
 )
 
-// Bounds of an answer to send_join.
+// Bounds of answers to send_join and state.
 const (
 	maxJoinEvents = 400_000
-	maxJoinBytes  = 1 << 30
+	maxJoinBytes  = 384 << 20
+	maxHeldBytes  = 512 << 20 // of all that are in memory at once
 )
 
-// joinAnswer collects and checks what a server answers to send_join.
+// joinAnswer collects and checks what a server answers to send_join or state.
+// Call release when it is done with.
 type joinAnswer struct {
 	s     *Server
 	v     *event.Version
@@ -72,8 +74,8 @@ func (a *joinAnswer) add(raw json.RawMessage) (*event.Event, error) {
 	if a.byID == nil {
 		a.byID = map[string]*event.Event{}
 	}
-	if a.bytes += len(raw); a.bytes > maxJoinBytes || len(a.byID) >= maxJoinEvents {
-		return nil, ErrTooLarge
+	if err := a.hold(len(raw)); err != nil {
+		return nil, err
 	}
 	e, err := event.Parse(a.v, raw)
 	if err != nil || e.Room() != a.room {
@@ -84,6 +86,24 @@ func (a *joinAnswer) add(raw json.RawMessage) (*event.Event, error) {
 	}
 	a.byID[e.EventID()] = e
 	return e, nil
+}
+
+// hold counts what is about to be kept in memory.
+func (a *joinAnswer) hold(n int) error {
+	a.bytes += n
+	if a.s.held.Add(int64(n)) > maxHeldBytes {
+		return ErrBusy
+	}
+	if a.bytes > maxJoinBytes || len(a.byID) >= maxJoinEvents {
+		return fmt.Errorf("%w: it is too large", ErrBadAnswer)
+	}
+	return nil
+}
+
+// release says that the answer is not kept any longer.
+func (a *joinAnswer) release() {
+	a.s.held.Add(-int64(a.bytes))
+	a.bytes = 0
 }
 
 func (a *joinAnswer) setEvent(raw json.RawMessage) error {

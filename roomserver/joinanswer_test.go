@@ -93,6 +93,26 @@ func TestTwoEventsForOnePlace(t *testing.T) {
 	}
 }
 
+// TestLargeAnswersAreBounded has answers come that are too large by themselves and together.
+func TestLargeAnswersAreBounded(t *testing.T) {
+	s := &Server{}
+	one, two := &joinAnswer{s: s}, &joinAnswer{s: s}
+	must(t, one.hold(300<<20))
+	if err := two.hold(300 << 20); !errors.Is(err, ErrBusy) {
+		t.Errorf("600 MiB are held: %v", err)
+	}
+	two.release()
+	if err := one.hold(100 << 20); !errors.Is(err, ErrBadAnswer) {
+		t.Errorf("one answer has 400 MiB: %v", err)
+	}
+	one.release()
+	must(t, two.hold(300<<20))
+	two.release()
+	if n := s.held.Load(); n != 0 {
+		t.Errorf("%d bytes count as held after all", n)
+	}
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

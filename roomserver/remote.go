@@ -24,7 +24,8 @@ type Remote interface {
 	EventAuth(ctx context.Context, server, roomID, eventID string) ([]json.RawMessage, error)
 	MissingEvents(ctx context.Context, server, roomID string, earliest, latest []string, limit int, minDepth int64) ([]json.RawMessage, error)
 	StateIDs(ctx context.Context, server, roomID, eventID string) (state, auth []string, err error)
-	State(ctx context.Context, server, roomID, eventID string) (state, auth []json.RawMessage, err error)
+	// State fetches the state before an event and its auth chain, one by one.
+	State(ctx context.Context, server, roomID, eventID string, into JoinSink) error
 	Backfill(ctx context.Context, server, roomID string, from []string, limit int) ([]json.RawMessage, error)
 	// EventAtTime asks for the first event at or after a time in milliseconds, or
 	// the last at or before it.
@@ -35,7 +36,7 @@ type Remote interface {
 	PolicySignature(ctx context.Context, server string, unstable bool, e json.RawMessage) (signature string, err error)
 }
 
-// JoinSink takes the answer of send_join as it is read.
+// JoinSink takes the answer of send_join or state as it is read.
 type JoinSink struct {
 	State func(raw json.RawMessage) error
 	Auth  func(raw json.RawMessage) error

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -102,6 +103,7 @@ type Server struct {
 	invites sync.Mutex // guards the creation of rows of rooms that are not resident
 	intake  intake
 	follows followUps
+	held    atomic.Int64 // bytes of large answers of other servers that are in memory
 
 	policyTuples [len(policyTypes)]int64
 	asking       singleflight.Group // sends of transactions that wait for a policy server

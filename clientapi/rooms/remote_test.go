@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -50,15 +51,8 @@ func (p *peer) SendJoin(ctx context.Context, server, roomID, eventID string, e j
 	if err != nil {
 		return passOn(err)
 	}
-	for _, part := range []struct {
-		events []*store.Stored
-		take   func(json.RawMessage) error
-	}{{a.State, into.State}, {a.Auth, into.Auth}} {
-		for _, e := range part.events {
-			if err := part.take(e.Event.JSON()); err != nil {
-				return err
-			}
-		}
+	if err := errors.Join(pour(a.State, into.State), pour(a.Auth, into.Auth)); err != nil {
+		return err
 	}
 	return into.Event(a.Event.JSON())
 }
@@ -97,9 +91,21 @@ func (p *peer) StateIDs(ctx context.Context, server, roomID, eventID string) (st
 	return ids(s), ids(a), err
 }
 
-func (p *peer) State(ctx context.Context, server, roomID, eventID string) (state, chain []json.RawMessage, err error) {
-	s, a, err := p.s.StateBefore(ctx, "hs", roomID, eventID)
-	return bodies(s), bodies(a), err
+func (p *peer) State(ctx context.Context, server, roomID, eventID string, into roomserver.JoinSink) error {
+	state, chain, err := p.s.StateBefore(ctx, "hs", roomID, eventID)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pour(state, into.State), pour(chain, into.Auth))
+}
+
+func pour(events []*store.Stored, take func(json.RawMessage) error) error {
+	for _, e := range events {
+		if err := take(e.Event.JSON()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *peer) Event(ctx context.Context, server, eventID string) (json.RawMessage, error) {

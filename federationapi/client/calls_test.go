@@ -95,8 +95,9 @@ func TestCalls(t *testing.T) {
 	check("send_knock", len(list) == 2, err)
 	raw, err := r.Invite(ctx, there, "!r", "$e", "11", json.RawMessage(`{}`), nil)
 	check("invite", string(raw) == `{"i":1}`, err)
-	state, auth, err := r.State(ctx, there, "!r", "$e")
-	check("state", len(state) == 2 && len(auth) == 0, err)
+	got = nil
+	err = r.State(ctx, there, "!r", "$e", JoinSink{State: into("s"), Auth: into("a")})
+	check("state", len(got) == 2 && got[1][0] == 's', err)
 	ids, authIDs, err := r.StateIDs(ctx, there, "!r", "$e")
 	check("state_ids", len(ids) == 1 && len(authIDs) == 2, err)
 	raw, err = r.Event(ctx, there, "$e")
@@ -208,6 +209,11 @@ func TestErrorForClients(t *testing.T) {
 	matrix := func(status int, code string) *Error {
 		return &Error{Server: "a.example", Kind: KindStatus, Code: status, Matrix: matrixerr.New(status, code, "x")}
 	}
+	ofCall := func(call string, status int, code string) *Error {
+		e := matrix(status, code)
+		e.call = call
+		return e
+	}
 	for _, tt := range []struct {
 		in     *Error
 		status int
@@ -215,6 +221,15 @@ func TestErrorForClients(t *testing.T) {
 	}{
 		{matrix(403, "M_FORBIDDEN"), 403, "M_FORBIDDEN"},
 		{matrix(404, "M_NOT_FOUND"), 404, "M_NOT_FOUND"},
+		{matrix(400, "M_INVALID_PARAM"), 400, "M_INVALID_PARAM"},
+		{ofCall("make_join", 400, "M_INVALID_PARAM"), 502, "M_UNKNOWN"},
+		{ofCall("send_join", 400, "M_BAD_STATE"), 502, "M_UNKNOWN"},
+		{ofCall("send_knock", 413, "M_TOO_LARGE"), 502, "M_UNKNOWN"},
+		{ofCall("send_join", 500, "M_FORBIDDEN"), 502, "M_UNKNOWN"},
+		{ofCall("send_join", 403, "M_FORBIDDEN"), 403, "M_FORBIDDEN"},
+		{ofCall("make_join", 404, "M_NOT_FOUND"), 404, "M_NOT_FOUND"},
+		{ofCall("make_join", 400, "M_UNABLE_TO_GRANT_JOIN"), 400, "M_UNABLE_TO_GRANT_JOIN"},
+		{ofCall("make_join", 400, "M_INCOMPATIBLE_ROOM_VERSION"), 400, "M_INCOMPATIBLE_ROOM_VERSION"},
 		{matrix(401, "M_UNKNOWN_TOKEN"), 502, "M_UNKNOWN"},
 		{matrix(401, "M_FORBIDDEN"), 502, "M_UNKNOWN"},
 		{matrix(404, "M_UNRECOGNIZED"), 502, "M_UNKNOWN"},
@@ -255,7 +270,7 @@ func TestLimits(t *testing.T) {
 	if _, _, err := r.Version(ctx, there); kindOf(err) != KindTooLarge {
 		t.Error(err)
 	}
-	if _, _, err := r.State(ctx, there, "!r", "$e"); kindOf(err) != KindTooLarge {
+	if err := r.State(ctx, there, "!r", "$e", JoinSink{State: func(json.RawMessage) error { return nil }}); kindOf(err) != KindTooLarge {
 		t.Error(err)
 	}
 	r.o.Timeout = 50 * time.Millisecond

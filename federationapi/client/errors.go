@@ -44,6 +44,8 @@ type Error struct {
 	Matrix     *matrixerr.Error // the error that the server sent, nil when it sent none
 	RetryAfter time.Duration    // when the server, or its back-off here, says when to come again
 	Cause      error            // nil for KindStatus
+
+	call string // the name of the endpoint
 }
 
 // Error says what failed; it holds the other server's text, never a body.
@@ -72,6 +74,24 @@ var passedOn = map[string]bool{
 	"M_UNABLE_TO_GRANT_JOIN": true, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM": true,
 }
 
+// passedOnOfMembership are those of a server that takes a membership into a room. The rest speaks of a request that we made in
+// the user's name: nothing that the user could set right.
+var passedOnOfMembership = map[string]bool{
+	"M_FORBIDDEN": true, "M_NOT_FOUND": true, "M_INCOMPATIBLE_ROOM_VERSION": true, "M_UNSUPPORTED_ROOM_VERSION": true,
+	"M_UNABLE_TO_AUTHORISE_JOIN": true, "M_UNABLE_TO_GRANT_JOIN": true,
+}
+
+// meant tells whether the other server's error is meant for our clients.
+func (e *Error) meant() bool {
+	if e.Matrix == nil || e.Code < 400 || e.Code == http.StatusUnauthorized {
+		return false
+	}
+	if strings.HasPrefix(e.call, "make_") || strings.HasPrefix(e.call, "send_") {
+		return passedOnOfMembership[e.Matrix.Code] && e.Code < 500
+	}
+	return passedOn[e.Matrix.Code]
+}
+
 // As makes an *Error a *matrixerr.Error that our own clients may see: what the other server said where that is meant
 // for them, otherwise 502, or 504 where the time ran out.
 func (e *Error) As(target any) bool {
@@ -80,7 +100,7 @@ func (e *Error) As(target any) bool {
 		return false
 	}
 	switch {
-	case e.Matrix != nil && passedOn[e.Matrix.Code] && e.Code >= 400 && e.Code != http.StatusUnauthorized:
+	case e.meant():
 		*p = e.Matrix
 	case e.Kind == KindTooLarge:
 		*p = matrixerr.New(http.StatusBadGateway, "M_TOO_LARGE", "The answer of "+e.Server+" is too large")

@@ -171,6 +171,7 @@ func (x *exchange) run(content []byte) (*http.Response, error) {
 	x.left = errorLimit
 	body, _ := io.ReadAll(x) // whatever could be read: the status says enough
 	e := statusError(x.d.name, resp, body)
+	e.call = x.k.name
 	x.judge(started, e)
 	return nil, e
 }

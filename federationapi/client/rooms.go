@@ -12,12 +12,12 @@ import (
 
 const (
 	maxEvent    = 256 << 10 // of one event in a large answer: an event and unsigned data
-	joinLimit   = 1 << 30   // of an answer of send_join and state
-	joinTotal   = 15 * time.Minute
+	joinLimit   = 384 << 20 // of an answer of send_join and state
+	joinTotal   = 5 * time.Minute
 	joinTimeout = 2 * time.Minute // until a large answer begins
 )
 
-// JoinSink takes the parts of a send_join answer as they are read. A function that is nil skips its part; an error
+// JoinSink takes the parts of a send_join or state answer as they are read. A function that is nil skips its part; an error
 // ends the call. The raw events are unchecked; they may not even be valid JSON.
 type JoinSink struct {
 	State func(raw json.RawMessage) error
@@ -239,18 +239,11 @@ func (c *Client) StateIDs(ctx context.Context, server, roomID, eventID string) (
 	return out.State, out.Auth, err
 }
 
-// State fetches a room's state before an event, and its auth chain. The answer may be as large as a join's.
-func (c *Client) State(ctx context.Context, server, roomID, eventID string) (state, auth []json.RawMessage, err error) {
-	into := func(list *[]json.RawMessage) func(json.RawMessage) error {
-		return func(raw json.RawMessage) error {
-			*list = append(*list, raw)
-			return nil
-		}
-	}
-	err = c.stream(ctx, server, call{
+// State streams a room's state before an event, and its auth chain, into a sink. The answer may be as large as a join's.
+func (c *Client) State(ctx context.Context, server, roomID, eventID string, into JoinSink) error {
+	return c.stream(ctx, server, call{
 		name: "state", path: path("/_matrix/federation/v1/state/", roomID) + "?" + url.Values{"event_id": {eventID}}.Encode(),
-	}, map[string]part{"pdus": {list: into(&state)}, "auth_chain": {list: into(&auth)}})
-	return state, auth, err
+	}, map[string]part{"pdus": {list: into.State}, "auth_chain": {list: into.Auth}})
 }
 
 // Backfill fetches at most limit events, from and what is before them.
