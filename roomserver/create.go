@@ -56,6 +56,11 @@ func (s *Server) Create(ctx context.Context, q CreateRequest) (string, error) {
 			return "", ErrAliasTaken
 		}
 	}
+	for _, user := range q.Invite { // before the room stands: who invites will try again
+		if s.blocked(user, q.Creator) {
+			return "", fmt.Errorf("invite %s: %w", user, ErrBlocked)
+		}
+	}
 	var r *room
 	// Since version 12 two rooms that a user makes in the same millisecond would
 	// have the same create event, and so the same id: the second tries again.

@@ -24,6 +24,7 @@ var (
 	ErrUnknownUser  = errors.New("the user does not exist on this server")
 	ErrNoCreate     = errors.New("the state that came with the invite lacks the room's m.room.create as a full event")
 	ErrNoPolicy     = errors.New("the room's policy server gave no usable answer")
+	ErrBlocked      = errors.New("the user takes no invite of the inviter")
 	ErrBadRequest   = errors.New("the request is not valid")
 	ErrBadAnswer    = errors.New("another server's answer does not hold")
 	ErrBusy         = errors.New("too many large answers of other servers are worked on")
@@ -66,5 +67,6 @@ var mapped = []struct {
 	{ErrNoPolicy, matrixerr.New(http.StatusBadGateway, "M_UNKNOWN", "The room's policy server could not be asked, so nothing was sent. Try again later; m.room.policy can be changed without it.")},
 	{ErrBadAnswer, matrixerr.Unknown(http.StatusBadGateway, "The answer of the other server is not right, so it was not used. Try again later, or name another server in \"via\".")},
 	{ErrBusy, matrixerr.LimitExceeded(30 * time.Second)},
+	{ErrBlocked, matrixerr.InviteBlocked()},
 	{ErrBadRequest, matrixerr.InvalidParam("The request is not valid.")},
 }

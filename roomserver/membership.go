@@ -13,6 +13,9 @@ import (
 // SetMembership changes a membership in a room that this server is in. An
 // invite of another server's user is signed by that server first.
 func (s *Server) SetMembership(ctx context.Context, q MembershipRequest) (string, error) {
+	if q.Membership == auth.Invite && s.blocked(q.Target, q.Sender) {
+		return "", ErrBlocked
+	}
 	content, err := s.memberContent(ctx, q.Target, q)
 	if err != nil {
 		return "", err
@@ -25,6 +28,11 @@ func (s *Server) SetMembership(ctx context.Context, q MembershipRequest) (string
 		return s.inviteRemote(ctx, send)
 	}
 	return s.Send(ctx, send)
+}
+
+// blocked reports whether a local user takes no invites by inviter (client-server API, "Invite permission").
+func (s *Server) blocked(user, inviter string) bool {
+	return s.BlocksInvite != nil && s.IsLocal(user) && s.BlocksInvite(user, inviter)
 }
 
 // Forget hides a room that a local user has left (POST /rooms/{roomId}/forget).

@@ -100,6 +100,9 @@ func (s *Server) AcceptInvite(ctx context.Context, origin, roomID, eventID, vers
 	if allowed, err := s.ServerAllowed(ctx, roomID, origin); err != nil || !allowed {
 		return nil, errors.Join(err, &NotAllowed{Reason: "the room's server ACL denies " + origin})
 	}
+	if s.blocked(user, e.Sender()) {
+		return nil, ErrBlocked
+	}
 	state, err := strippedState(v, roomID, stripped)
 	if err != nil {
 		return nil, err

@@ -42,6 +42,8 @@ type Options struct {
 	UnknownAlias func(ctx context.Context, alias string) bool
 	// AliasesChanged hears that local aliases were made, moved or removed. It must not block, and may be nil.
 	AliasesChanged func()
+	// BlocksInvite reports whether invites of a local user by inviter are to be refused. It may be nil.
+	BlocksInvite func(user, inviter string) bool
 	// DefaultVersion is the room version of new rooms.
 	DefaultVersion string
 }

@@ -134,6 +134,10 @@ func failWrite(err error) error {
 	if errors.Is(err, roomserver.ErrBadRequest) {
 		return matrixerr.BadJSON("The content makes no valid event: numbers must be whole and within ±(2^53−1), and fields of the right type.").With(err)
 	}
+	var refused *matrixerr.Error
+	if errors.As(err, &refused) && refused.Code == "M_INCOMPATIBLE_ROOM_VERSION" { // what an invited user's server says to ours
+		return matrixerr.New(http.StatusBadRequest, "M_UNSUPPORTED_ROOM_VERSION", "The invited user's server does not support this room's version").With(err)
+	}
 	return fail(err)
 }
 

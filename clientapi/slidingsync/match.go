@@ -73,7 +73,7 @@ func (a *answer) match(ctx context.Context) error {
 				a.counts[i]++
 			}
 		}
-		if len(a.q.subs) > 0 {
+		if len(a.q.subs) > 0 && !a.hidden(e) {
 			_, t.sub = a.q.subs[e.key.ID]
 		}
 		switch {
@@ -93,19 +93,24 @@ func (a *answer) match(ctx context.Context) error {
 }
 
 // listed reports whether a room is in lists at all. Rooms that the user has left
-// are until the client knows. Invites from ignored users are not.
+// are until the client knows. Invites that the user does not want are not.
 func (a *answer) listed(e *entry) bool {
 	switch e.row.State {
 	case store.Join, store.Knock:
 		return true
 	case store.Invite:
-		return !a.q.ignores(e.sender)
+		return !a.hidden(e)
 	}
 	if e.ended {
 		return true
 	}
 	i, ok := a.draft.base.find(e.key.NID)
 	return ok && a.draft.base.rooms[i].kind != gone
+}
+
+// hidden reports whether a room is one to which the user does not want to be invited.
+func (a *answer) hidden(e *entry) bool {
+	return e.row.State == store.Invite && a.o.Accounts.HidesInvite(a.q.user, e.sender)
 }
 
 type wantKey struct {

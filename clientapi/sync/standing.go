@@ -170,7 +170,7 @@ func (a *answer) placeLeft(ctx context.Context, st *standing) error {
 	return r.look(ctx, to)
 }
 
-// tellOther encodes an invite or a knock. Invites from ignored users are left out.
+// tellOther encodes an invite or a knock. Invites that the user does not want are left out.
 func (a *answer) tellOther(tx *sqldb.Tx, st *standing) error {
 	if st.own == nil {
 		var err error
@@ -178,7 +178,7 @@ func (a *answer) tellOther(tx *sqldb.Tx, st *standing) error {
 			return err
 		}
 	}
-	if _, no := a.q.ignored[st.own.Event.Sender()]; no && st.now == store.Invite {
+	if st.now == store.Invite && a.o.Accounts.HidesInvite(a.q.user, st.own.Event.Sender()) {
 		return nil
 	}
 	list, err := a.o.Rooms.Stripped(tx, st.row)

@@ -71,7 +71,7 @@ func (e *Error) Network() bool { return e.Kind != KindStatus && e.Kind != KindCa
 var passedOn = map[string]bool{
 	"M_FORBIDDEN": true, "M_NOT_FOUND": true, "M_BAD_STATE": true, "M_INVALID_PARAM": true, "M_TOO_LARGE": true, "M_NOT_YET_UPLOADED": true,
 	"M_INCOMPATIBLE_ROOM_VERSION": true, "M_UNSUPPORTED_ROOM_VERSION": true, "M_UNABLE_TO_AUTHORISE_JOIN": true,
-	"M_UNABLE_TO_GRANT_JOIN": true, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM": true,
+	"M_UNABLE_TO_GRANT_JOIN": true, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM": true, "M_INVITE_BLOCKED": true,
 }
 
 // passedOnOfMembership are those of a server that takes a membership into a room. The rest speaks of a request that we made in

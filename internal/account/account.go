@@ -64,6 +64,7 @@ type Service struct {
 	seen     *lastSeen
 	ignored  *ignoredCache
 	ignoring *ignoring
+	inviting *inviting
 	known    *knownUsers
 	numbers  *knownDevices
 	pending  *reservations
@@ -90,7 +91,7 @@ func New(o Options) *Service {
 		o.CachedTokens = 50_000
 	}
 	return &Service{o: o, db: o.DB, suffix: ":" + o.ServerName, hasher: newHasher(o.HashWorkers),
-		tokens: newTokenCache(o.CachedTokens), seen: newLastSeen(), ignored: newIgnoredCache(), ignoring: newIgnoring(), known: newKnownUsers(), numbers: newKnownDevices(),
+		tokens: newTokenCache(o.CachedTokens), seen: newLastSeen(), ignored: newIgnoredCache(), ignoring: newIgnoring(), inviting: newInviting(), known: newKnownUsers(), numbers: newKnownDevices(),
 		pending: newReservations(), metrics: newMetrics(o.Registerer)}
 }
 

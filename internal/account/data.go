@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"knock/internal/matrixerr"
@@ -120,9 +121,8 @@ func (s *Service) editData(ctx context.Context, userID, room, kind string, edit 
 			if !changed {
 				return
 			}
-			if room == "" && kind == typeIgnored {
-				s.ignored.drop(local)
-				s.ignoring.set(userID, content())
+			if room == "" {
+				s.heed(local, userID, kind, content())
 			}
 			s.o.Hub.TouchUser(userID, pos)
 		}})
@@ -130,6 +130,17 @@ func (s *Service) editData(ctx context.Context, userID, room, kind string, edit 
 		err = verdict
 	}
 	return err
+}
+
+// heed notes in memory what account data of a few types says.
+func (s *Service) heed(local, userID, kind string, content json.RawMessage) {
+	switch {
+	case kind == typeIgnored:
+		s.ignored.drop(local)
+		s.ignoring.set(userID, content)
+	case slices.Contains(inviteTypes, kind):
+		s.inviting.set(userID, kind, content)
+	}
 }
 
 func writeData(tx *sqldb.Tx, local string, d Datum, edit func([]byte) ([]byte, error)) (changed bool, verdict, err error) {

@@ -23,7 +23,9 @@ func (s *Service) Deactivate(ctx context.Context, userID string, erase bool) err
 		return err
 	}
 	if local, _ := s.Localpart(userID); erase {
-		s.ignored.drop(local)
+		for _, kind := range append(inviteTypes, typeIgnored) {
+			s.heed(local, userID, kind, nil)
+		}
 	}
 	if s.deactivations != nil {
 		s.housekeep("deactivation in rooms", s.deactivations.UserDeactivated(context.WithoutCancel(ctx), userID, erase))

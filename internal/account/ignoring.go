@@ -43,21 +43,24 @@ func (i *ignoring) set(userID string, content []byte) {
 
 var dataOfType = sqldb.Register("account.dataOfType", `SELECT localpart, content FROM account_data WHERE type = $1 AND room = $2`)
 
-// Load reads who ignores whom. Call it before requests are served.
+// Load reads who ignores whom and who wants no invites. Call it before requests are served.
 func (s *Service) Load(ctx context.Context) error {
 	type row struct{ local, content []byte }
-	var rows []row
-	err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
-		rows, err = sqldb.Collect(tx, dataOfType, func(r *sqldb.Rows) (v row, err error) {
-			err = r.Scan(&v.local, &v.content)
-			return v, err
-		}, typeIgnored, "")
-		return err
+	return s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		for _, kind := range append(inviteTypes, typeIgnored) {
+			rows, err := sqldb.Collect(tx, dataOfType, func(r *sqldb.Rows) (v row, err error) {
+				err = r.Scan(&v.local, &v.content)
+				return v, err
+			}, kind, "")
+			if err != nil {
+				return err
+			}
+			for _, r := range rows {
+				s.heed(string(r.local), "@"+string(r.local)+s.suffix, kind, r.content)
+			}
+		}
+		return nil
 	})
-	for _, r := range rows {
-		s.ignoring.set("@"+string(r.local)+s.suffix, r.content)
-	}
-	return err
 }
 
 // AnyoneIgnores reports whether some local user ignores the sender.

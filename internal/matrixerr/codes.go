@@ -68,6 +68,11 @@ func LimitExceeded(after time.Duration) *Error {
 // TooLarge is 413 M_TOO_LARGE.
 func TooLarge(msg string) *Error { return New(http.StatusRequestEntityTooLarge, "M_TOO_LARGE", msg) }
 
+// InviteBlocked is 403 M_INVITE_BLOCKED: the user takes no invites, or none of this inviter.
+func InviteBlocked() *Error {
+	return New(http.StatusForbidden, "M_INVITE_BLOCKED", "This user does not take your invite; they can ask to be invited otherwise")
+}
+
 // GuestForbidden is 403 M_GUEST_ACCESS_FORBIDDEN.
 func GuestForbidden() *Error {
 	return New(http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN", "Guests cannot do this; register an account")

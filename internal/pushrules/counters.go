@@ -35,8 +35,13 @@ func (s *Service) Outcomes(ctx context.Context, o *Occurrence, users []string, f
 	for _, u := range s.candidates(subject, class) {
 		special[u] = true
 	}
+	uninvited := "" // who is invited and does not want to know
 	if subject.str("type") == "m.room.member" {
-		special[subject.str("state_key")] = true
+		user := subject.str("state_key")
+		special[user] = true
+		if subject.str("content", "membership") == "invite" && s.ignores.HidesInvite(user, o.Sender) {
+			uninvited = user
+		}
 	}
 	sets, err := s.readRulesets(ctx, users)
 	if err != nil {
@@ -44,7 +49,7 @@ func (s *Service) Outcomes(ctx context.Context, o *Occurrence, users []string, f
 	}
 	ignored, known := s.ignores.AnyoneIgnores(o.Sender), map[*ruleset]*Outcome{}
 	for _, u := range users {
-		if u == o.Sender || ignored && s.ignores.Ignores(u, o.Sender) {
+		if u == o.Sender || u == uninvited || ignored && s.ignores.Ignores(u, o.Sender) {
 			continue
 		}
 		var out *Outcome

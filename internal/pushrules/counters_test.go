@@ -23,7 +23,8 @@ func (h touches) TouchUser(user string, pos int64) { h[user] = pos }
 // ignoring maps a user to those whom they ignore.
 type ignoring map[string][]string
 
-func (g ignoring) Ignores(user, sender string) bool { return slices.Contains(g[user], sender) }
+func (g ignoring) Ignores(user, sender string) bool      { return slices.Contains(g[user], sender) }
+func (g ignoring) HidesInvite(user, inviter string) bool { return g.Ignores(user, inviter) }
 func (g ignoring) AnyoneIgnores(sender string) bool {
 	for _, list := range g {
 		if slices.Contains(list, sender) {

@@ -24,6 +24,8 @@ type Ignores interface {
 	AnyoneIgnores(sender string) bool
 	// Ignores reports whether a local user ignores the sender.
 	Ignores(user, sender string) bool
+	// HidesInvite reports whether a local user is not to hear of an invite by inviter.
+	HidesInvite(user, inviter string) bool
 }
 
 // Options are what a Service needs.
@@ -70,8 +72,9 @@ func (s *Service) OnChange(fn func(user string)) { s.tallies.changed = fn }
 
 type nobody struct{}
 
-func (nobody) AnyoneIgnores(string) bool   { return false }
-func (nobody) Ignores(string, string) bool { return false }
+func (nobody) AnyoneIgnores(string) bool       { return false }
+func (nobody) Ignores(string, string) bool     { return false }
+func (nobody) HidesInvite(string, string) bool { return false }
 
 // Load reads the rules that events must be compared with one by one.
 func (s *Service) Load(ctx context.Context) error {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"knock/internal/glob"
 	"knock/roomserver/event"
 )
 
@@ -38,37 +39,10 @@ func anyGlob(list gjson.Result, host string) bool {
 		return false
 	}
 	found, seen := false, 0
-	list.ForEach(func(_, glob gjson.Result) bool {
+	list.ForEach(func(_, entry gjson.Result) bool {
 		seen++
-		found = glob.Type == gjson.String && Glob(strings.ToLower(glob.Str), strings.ToLower(host))
+		found = entry.Type == gjson.String && glob.Match(strings.ToLower(entry.Str), strings.ToLower(host))
 		return !found && seen < maxACLEntries
 	})
 	return found
-}
-
-// Glob matches text against a pattern of literal characters, * and ?, in time
-// linear in the product of their lengths.
-func Glob(pattern, text string) bool {
-	p, t := []rune(pattern), []rune(text)
-	star, mark, i := -1, 0, 0
-	j := 0
-	for i < len(t) {
-		switch {
-		case j < len(p) && p[j] == '*':
-			star, mark = j, i
-			j++
-		case j < len(p) && (p[j] == '?' || p[j] == t[i]):
-			i++
-			j++
-		case star >= 0:
-			mark++
-			i, j = mark, star+1
-		default:
-			return false
-		}
-	}
-	for j < len(p) && p[j] == '*' {
-		j++
-	}
-	return j == len(p)
 }

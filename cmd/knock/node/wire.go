@@ -267,7 +267,7 @@ func (n *Node) newSender() *send.Sender {
 func (n *Node) newRooms() *roomserver.Server {
 	p := &n.parts
 	o := roomserver.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Hub: n.hub, Store: p.store,
-		Profiles: memberProfiles{p.account}, UnknownAlias: p.services.AskAlias, AliasesChanged: p.services.AliasesChanged, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"),
+		Profiles: memberProfiles{p.account}, UnknownAlias: p.services.AskAlias, BlocksInvite: p.account.BlocksInvite, AliasesChanged: p.services.AliasesChanged, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"),
 		Participants: []roomserver.Participant{
 			counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}, p.index, userdir.NewWatcher(n.hub, n.cfg.ServerName),
 			&gatekeeper{e2ee: p.e2ee, store: p.store, server: n.cfg.ServerName, later: &n.later},
@@ -368,7 +368,7 @@ func (n *Node) newEphemeral() {
 }
 
 // features are the proposals in GET /versions that clients ask for by name.
-var features = []string{slidingsync.Feature, "org.matrix.msc4028", "org.matrix.msc4222", "uk.half-shot.msc2666.query_mutual_rooms"}
+var features = []string{slidingsync.Feature, "org.matrix.msc4028", "org.matrix.msc4155", "org.matrix.msc4222", "org.matrix.msc4380", "org.matrix.msc4380.stable", "uk.half-shot.msc2666.query_mutual_rooms"}
 
 func (n *Node) newAbout() *clientapi.API {
 	s := n.cfg.Support

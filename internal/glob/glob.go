@@ -1,0 +1,29 @@
+// Package glob matches texts against the patterns of the specification (Appendices, "Glob-style matching").
+package glob
+
+// Match reports whether the whole text matches a pattern of literal characters, * (any text) and ? (one character). It
+// takes time linear in the product of their lengths, and is case-sensitive.
+func Match(pattern, text string) bool {
+	p, t := []rune(pattern), []rune(text)
+	star, mark, i := -1, 0, 0
+	j := 0
+	for i < len(t) {
+		switch {
+		case j < len(p) && p[j] == '*':
+			star, mark = j, i
+			j++
+		case j < len(p) && (p[j] == '?' || p[j] == t[i]):
+			i++
+			j++
+		case star >= 0:
+			mark++
+			i, j = mark, star+1
+		default:
+			return false
+		}
+	}
+	for j < len(p) && p[j] == '*' {
+		j++
+	}
+	return j == len(p)
+}
