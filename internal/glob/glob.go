@@ -1,4 +1,4 @@
-// Package glob matches texts against the patterns of the specification (Appendices, "Glob-style matching").
+// Package glob owns the comparison of texts with the patterns of the specification (Appendices, "Glob-style matching").
 package glob
 
 // Match reports whether the whole text matches a pattern of literal characters, * (any text) and ? (one character). It

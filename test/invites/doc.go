@@ -1,2 +1,2 @@
-// Package invites tests invites that users do not want, and those to e-mail addresses, with whole nodes.
+// Package invites owns the tests, with whole nodes, of invites that users do not want and of those to e-mail addresses.
 package invites
