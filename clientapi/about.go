@@ -26,13 +26,13 @@ func (a *API) versions(context.Context, *httpx.Request) (any, error) {
 	return map[string]any{"versions": specVersions(), "unstable_features": features}, nil
 }
 
-func (a *API) capabilities(context.Context, *httpx.Request) (any, error) {
+func (a *API) capabilities(_ context.Context, r *httpx.Request) (any, error) {
 	enabled := func(yes bool) map[string]any { return map[string]any{"enabled": yes} }
 	stable := make(map[string]string, len(a.o.RoomVersions))
 	for _, v := range a.o.RoomVersions {
 		stable[v] = "stable"
 	}
-	return map[string]any{"capabilities": map[string]any{
+	list := map[string]any{
 		"m.room_versions":   map[string]any{"default": a.o.DefaultVersion, "available": stable},
 		"m.change_password": enabled(true),
 		"m.set_displayname": enabled(true),
@@ -40,7 +40,11 @@ func (a *API) capabilities(context.Context, *httpx.Request) (any, error) {
 		"m.profile_fields":  enabled(true),
 		"m.3pid_changes":    enabled(false),
 		"m.get_login_token": enabled(false),
-	}}, nil
+	}
+	if r.Caller.Admin {
+		list["m.account_moderation"] = map[string]bool{"lock": true, "suspend": true}
+	}
+	return map[string]any{"capabilities": list}, nil
 }
 
 // clientDiscovery is /.well-known/matrix/client.

@@ -55,7 +55,7 @@ func Authenticate(accounts *account.Service, services *appservice.Services) func
 		if err != nil {
 			return httpx.Caller{}, err
 		}
-		return httpx.Caller{UserID: id.UserID, DeviceID: id.DeviceID, Session: id.Session, Guest: id.Guest, Admin: id.Admin}, nil
+		return id.Caller(), nil
 	}
 }
 

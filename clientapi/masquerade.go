@@ -30,7 +30,9 @@ func masquerade(ctx context.Context, accounts *account.Service, service *appserv
 	if err != nil {
 		return httpx.Caller{}, err
 	}
-	return httpx.Caller{UserID: user, DeviceID: device, Session: id.Session, AppService: service.ID}, nil
+	c := id.Caller()
+	c.AppService = service.ID
+	return c, nil
 }
 
 // AuthenticateService makes the router's hook for endpoints that services call without an account.

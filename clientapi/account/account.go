@@ -1,5 +1,5 @@
 // Package account owns the endpoints of accounts in the Client-Server API: login, registration, tokens, devices,
-// passwords, profiles, account data, tags and OpenID. The handlers are thin; internal/account does the work.
+// passwords, profiles, account data, tags, OpenID, and what administrators do to accounts. The handlers are thin; internal/account does the work.
 package account
 
 import (
@@ -87,7 +87,7 @@ const (
 // Routes are the rows of this part of the door.
 func (a *API) Routes() []httpx.Route {
 	routes := slices.Concat(a.sessionRoutes(), a.registerRoutes(), a.accountRoutes(), a.deviceRoutes(),
-		a.profileRoutes(), a.dataRoutes(), a.tagRoutes())
+		a.profileRoutes(), a.dataRoutes(), a.tagRoutes(), a.moderationRoutes())
 	for i := range routes {
 		if routes[i].Spec == "" {
 			routes[i].Spec = "Client Authentication"

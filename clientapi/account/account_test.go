@@ -29,16 +29,19 @@ type node struct {
 	router   *httpx.Router
 	accounts *account.Service
 	api      *API
+	db       *sqldb.DB
+	hub      *stream.Hub
 }
 
 func each(t *testing.T, o Options, fn func(t *testing.T, n *node)) {
 	t.Helper()
 	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
 		o := o
-		o.Accounts = account.New(account.Options{DB: db, Hub: stream.New(0), ServerName: "hs",
+		hub := stream.New(0)
+		o.Accounts = account.New(account.Options{DB: db, Hub: hub, ServerName: "hs",
 			AccessTokenLifetime: time.Hour})
 		api := New(o)
-		fn(t, &node{t, httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: o.Accounts.Caller}), o.Accounts, api})
+		fn(t, &node{t, httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: o.Accounts.Caller}), o.Accounts, api, db, hub})
 	})
 }
 

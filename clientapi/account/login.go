@@ -14,8 +14,8 @@ func (a *API) sessionRoutes() []httpx.Route {
 		{Method: "GET", Path: v3 + "/account/whoami", Handler: a.whoami, Auth: httpx.AuthGuestOK, Hot: true},
 		{Method: "GET", Path: v3 + "/login", Handler: a.loginFlows, Spec: "Login"},
 		{Method: "POST", Path: v3 + "/login", Handler: a.login, Auth: httpx.AuthService, Limit: limitLogin, Spec: "Login"},
-		{Method: "POST", Path: v3 + "/logout", Handler: a.logout, Auth: httpx.AuthGuestOK, Spec: "Login"},
-		{Method: "POST", Path: v3 + "/logout/all", Handler: a.logoutAll, Auth: httpx.AuthGuestOK, Spec: "Login"},
+		{Method: "POST", Path: v3 + "/logout", Handler: a.logout, Auth: httpx.AuthGuestOK, WhileLocked: true, Spec: "Login"},
+		{Method: "POST", Path: v3 + "/logout/all", Handler: a.logoutAll, Auth: httpx.AuthGuestOK, WhileLocked: true, Spec: "Login"},
 		{Method: "POST", Path: v3 + "/refresh", Handler: a.refresh, Limit: limitLogin,
 			Spec: "Refreshing access tokens"},
 	}

@@ -20,9 +20,9 @@ func (a *API) profileRoutes() []httpx.Route {
 	return []httpx.Route{
 		{Method: "GET", Path: v3 + "/profile/{userId}", Handler: a.profile, Limit: limitLookup, Spec: spec},
 		{Method: "GET", Path: field, Handler: a.profileField, Limit: limitLookup, Spec: spec},
-		{Method: "PUT", Path: field, Handler: a.setProfileField, Auth: httpx.AuthGuestOK, Limit: limitProfile,
+		{Method: "PUT", Path: field, Handler: a.setProfileField, Auth: httpx.AuthGuestOK, NotSuspended: true, Limit: limitProfile,
 			MaxBody: maxProfileBody, Spec: spec},
-		{Method: "DELETE", Path: field, Handler: a.deleteProfileField, Auth: httpx.AuthGuestOK, Limit: limitProfile,
+		{Method: "DELETE", Path: field, Handler: a.deleteProfileField, Auth: httpx.AuthGuestOK, NotSuspended: true, Limit: limitProfile,
 			Spec: spec},
 	}
 }

@@ -20,19 +20,9 @@ import (
 func (a *API) adminRoutes() []httpx.Route {
 	const base, spec = "/_synapse/admin/v1/event_reports", "Admin API: event reports"
 	return []httpx.Route{
-		{Method: http.MethodGet, Path: base, Handler: admin(a.eventReports), Auth: httpx.AuthUser, Spec: spec},
-		{Method: http.MethodGet, Path: base + "/{reportId}", Handler: admin(a.eventReport), Auth: httpx.AuthUser, Spec: spec},
-		{Method: http.MethodDelete, Path: base + "/{reportId}", Handler: admin(a.deleteReport), Auth: httpx.AuthUser, Spec: spec},
-	}
-}
-
-// admin lets only administrators call a handler.
-func admin(h httpx.Handler) httpx.Handler {
-	return func(ctx context.Context, r *httpx.Request) (any, error) {
-		if !r.Caller.Admin {
-			return nil, matrixerr.Forbidden("Only an administrator of this server can do this")
-		}
-		return h(ctx, r)
+		{Method: http.MethodGet, Path: base, Handler: a.eventReports, Auth: httpx.AuthAdmin, Spec: spec},
+		{Method: http.MethodGet, Path: base + "/{reportId}", Handler: a.eventReport, Auth: httpx.AuthAdmin, Spec: spec},
+		{Method: http.MethodDelete, Path: base + "/{reportId}", Handler: a.deleteReport, Auth: httpx.AuthAdmin, Spec: spec},
 	}
 }
 

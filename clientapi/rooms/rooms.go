@@ -75,8 +75,8 @@ func (a *API) writeRoutes() []httpx.Route {
 		{Method: http.MethodPut, Path: room + "state/{eventType}", Handler: a.putState, Auth: httpx.AuthGuestOK, Limit: "message", Spec: "Sending events to a room", Hot: true},
 		{Method: http.MethodPut, Path: room + "state/{eventType}/{stateKey:.*}", Handler: a.putState, Auth: httpx.AuthGuestOK, Limit: "message", Spec: "Sending events to a room", Hot: true},
 		{Method: http.MethodPut, Path: room + "redact/{eventId}/{txnId}", Handler: a.redact, Auth: httpx.AuthUser, Limit: "message", OptionalBody: true, Spec: "Redactions"},
-		{Method: http.MethodPost, Path: v3 + "createRoom", Handler: a.create, Auth: httpx.AuthUser, Limit: "create", Spec: "Creation"},
-		{Method: http.MethodPost, Path: room + "upgrade", Handler: a.upgrade, Auth: httpx.AuthUser, Limit: "create", Spec: "Room Upgrades"},
+		{Method: http.MethodPost, Path: v3 + "createRoom", Handler: a.create, Auth: httpx.AuthUser, NotSuspended: true, Limit: "create", Spec: "Creation"},
+		{Method: http.MethodPost, Path: room + "upgrade", Handler: a.upgrade, Auth: httpx.AuthUser, NotSuspended: true, Limit: "create", Spec: "Room Upgrades"},
 	}
 }
 
@@ -85,16 +85,21 @@ func (a *API) memberRoutes() []httpx.Route {
 	post := func(path string, h httpx.Handler, auth httpx.Auth, limit string) httpx.Route {
 		return httpx.Route{Method: http.MethodPost, Path: path, Handler: h, Auth: auth, Limit: limit, OptionalBody: true, Spec: spec}
 	}
+	active := func(path string, h httpx.Handler, auth httpx.Auth, limit string) httpx.Route {
+		row := post(path, h, auth, limit)
+		row.NotSuspended = true
+		return row
+	}
 	return []httpx.Route{
-		post(v3+"join/{roomIdOrAlias}", a.join, httpx.AuthGuestOK, "join"),
-		post(room+"join", a.join, httpx.AuthGuestOK, "join"),
-		post(v3+"knock/{roomIdOrAlias}", a.knock, httpx.AuthUser, "join"),
+		active(v3+"join/{roomIdOrAlias}", a.join, httpx.AuthGuestOK, "join"),
+		active(room+"join", a.join, httpx.AuthGuestOK, "join"),
+		active(v3+"knock/{roomIdOrAlias}", a.knock, httpx.AuthUser, "join"),
 		post(room+"leave", a.leave, httpx.AuthGuestOK, ""),
 		post(room+"forget", a.forget, httpx.AuthUser, ""),
-		post(room+"invite", a.invite, httpx.AuthUser, "invite"),
-		post(room+"kick", a.kick, httpx.AuthUser, "message"),
-		post(room+"ban", a.ban, httpx.AuthUser, "message"),
-		post(room+"unban", a.unban, httpx.AuthUser, "message"),
+		active(room+"invite", a.invite, httpx.AuthUser, "invite"),
+		active(room+"kick", a.kick, httpx.AuthUser, "message"),
+		active(room+"ban", a.ban, httpx.AuthUser, "message"),
+		active(room+"unban", a.unban, httpx.AuthUser, "message"),
 		{Method: http.MethodGet, Path: v3 + "joined_rooms", Handler: a.joinedRooms, Auth: httpx.AuthUser, Spec: spec},
 	}
 }

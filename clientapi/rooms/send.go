@@ -22,6 +22,9 @@ const (
 )
 
 func (a *API) send(ctx context.Context, r *httpx.Request) (any, error) {
+	if r.Caller.Suspended && r.Vars["eventType"] != typeRedaction {
+		return nil, matrixerr.UserSuspended()
+	}
 	content, err := r.ObjectBytes()
 	if err != nil {
 		return nil, err
@@ -35,7 +38,7 @@ func (a *API) send(ctx context.Context, r *httpx.Request) (any, error) {
 	}
 	if q.Type == typeRedaction {
 		q.Redacts = gjson.GetBytes(content, "redacts").Str
-		if err := a.mayRedact(ctx, q); err != nil {
+		if err := a.mayRedact(ctx, r, q); err != nil {
 			return nil, err
 		}
 	}
@@ -77,7 +80,7 @@ func (a *API) redact(ctx context.Context, r *httpx.Request) (any, error) {
 		RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: typeRedaction, Content: content, Redacts: r.Vars["eventId"],
 		Device: r.Caller.DeviceID, TxnID: r.Vars["txnId"], Path: "redact",
 	}
-	if err := a.mayRedact(ctx, q); err != nil {
+	if err := a.mayRedact(ctx, r, q); err != nil {
 		return nil, err
 	}
 	id, err := a.s.Send(ctx, q)
@@ -86,7 +89,8 @@ func (a *API) redact(ctx context.Context, r *httpx.Request) (any, error) {
 
 // mayRedact checks what the auth rules leave to those who apply a redaction:
 // whether its sender may redact its target (client-server API, "Redactions").
-func (a *API) mayRedact(ctx context.Context, q roomserver.SendRequest) error {
+// Those who are suspended may redact what they sent themselves.
+func (a *API) mayRedact(ctx context.Context, r *httpx.Request, q roomserver.SendRequest) error {
 	if q.Redacts == "" {
 		return matrixerr.BadJSON(`A redaction needs "redacts", the id of the event to redact`)
 	}
@@ -107,6 +111,9 @@ func (a *API) mayRedact(ctx context.Context, q roomserver.SendRequest) error {
 		}
 		if target != nil && target.Sender() == q.Sender {
 			return nil
+		}
+		if r.Caller.Suspended {
+			return matrixerr.UserSuspended()
 		}
 		powers, err := a.s.Powers(tx, v)
 		if err == nil && powers.UserLevel(q.Sender) < powers.Redact() {
@@ -143,6 +150,9 @@ func (a *API) putState(ctx context.Context, r *httpx.Request) (any, error) {
 	if q.TS, err = massaged(r); err != nil {
 		return nil, err
 	}
+	if r.Caller.Suspended && q.Type != typeMember {
+		return nil, matrixerr.UserSuspended()
+	}
 	send := a.s.Send
 	switch q.Type {
 	case "m.room.create":
@@ -156,14 +166,16 @@ func (a *API) putState(ctx context.Context, r *httpx.Request) (any, error) {
 			return nil, err
 		}
 	case typeMember:
-		send = a.sendMember
+		send = func(ctx context.Context, q roomserver.SendRequest) (string, error) {
+			return a.sendMember(ctx, r.Caller, q)
+		}
 	}
 	id, err := send(ctx, q)
 	return eventID(id), failWrite(err)
 }
 
-// sendMember sends a membership event that the client composed.
-func (a *API) sendMember(ctx context.Context, q roomserver.SendRequest) (string, error) {
+// sendMember sends a membership event that the client composed. Those who are suspended may leave.
+func (a *API) sendMember(ctx context.Context, c httpx.Caller, q roomserver.SendRequest) (string, error) {
 	var content map[string]json.RawMessage
 	if err := httpx.Unmarshal(q.Content, &content); err != nil {
 		return "", err
@@ -176,6 +188,9 @@ func (a *API) sendMember(ctx context.Context, q roomserver.SendRequest) (string,
 		return "", matrixerr.InvalidParam("The state key of a membership must be a user id")
 	}
 	m := roomserver.MembershipRequest{RoomID: q.RoomID, Sender: q.Sender, Target: *q.StateKey, Membership: membership, Content: content, TS: q.TS}
+	if c.Suspended && (membership != "leave" || m.Target != m.Sender) {
+		return "", matrixerr.UserSuspended()
+	}
 	if membership == "join" && m.Target == m.Sender && !a.o.Hub.IsJoined(m.Sender, m.RoomID) {
 		return a.joinByState(ctx, m)
 	}

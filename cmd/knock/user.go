@@ -16,7 +16,11 @@ import (
 
 func (p *program) user() *cobra.Command {
 	c := &cobra.Command{Use: "user", Short: "Make and change accounts"}
-	c.AddCommand(p.userAdd(), p.userPasswd(), p.userDeactivate())
+	c.AddCommand(p.userAdd(), p.userPasswd(), p.userDeactivate(),
+		p.userStanding("lock", "Let nobody use an account until it is unlocked; its sessions stay", "is locked"),
+		p.userStanding("unlock", "Let a locked account be used again", "is unlocked"),
+		p.userStanding("suspend", "Let an account read, leave rooms and redact its own messages, and not much more", "is suspended"),
+		p.userStanding("unsuspend", "End a suspension", "is not suspended"))
 	return c
 }
 
@@ -71,6 +75,16 @@ func (p *program) userDeactivate() *cobra.Command {
 		return err
 	}
 	return c
+}
+
+func (p *program) userStanding(do, short, done string) *cobra.Command {
+	return &cobra.Command{Use: do + " <name>", Short: short, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		user, err := p.send(c, node.Command{Do: "user " + do, User: args[0]})
+		if err == nil {
+			fmt.Fprintln(c.OutOrStdout(), user+" "+done)
+		}
+		return err
+	}}
 }
 
 func (p *program) token() *cobra.Command {

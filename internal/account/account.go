@@ -56,19 +56,21 @@ type Deactivations interface {
 
 // Service is the domain of accounts. It is safe for concurrent use.
 type Service struct {
-	o        Options
-	db       *sqldb.DB
-	suffix   string // ":" and the server name
-	hasher   *hasher
-	tokens   *tokenCache
-	seen     *lastSeen
-	ignored  *ignoredCache
-	ignoring *ignoring
-	inviting *inviting
-	known    *knownUsers
-	numbers  *knownDevices
-	pending  *reservations
-	metrics  *metrics
+	o         Options
+	db        *sqldb.DB
+	suffix    string // ":" and the server name
+	hasher    *hasher
+	tokens    *tokenCache
+	seen      *lastSeen
+	ignored   *ignoredCache
+	ignoring  *ignoring
+	inviting  *inviting
+	known     *knownUsers
+	numbers   *knownDevices
+	pending   *reservations
+	standings *standings
+	watches   *watches
+	metrics   *metrics
 
 	profiles      ProfileFanout
 	deactivations Deactivations
@@ -92,7 +94,7 @@ func New(o Options) *Service {
 	}
 	return &Service{o: o, db: o.DB, suffix: ":" + o.ServerName, hasher: newHasher(o.HashWorkers),
 		tokens: newTokenCache(o.CachedTokens), seen: newLastSeen(), ignored: newIgnoredCache(), ignoring: newIgnoring(), inviting: newInviting(), known: newKnownUsers(), numbers: newKnownDevices(),
-		pending: newReservations(), metrics: newMetrics(o.Registerer)}
+		pending: newReservations(), standings: newStandings(), watches: newWatches(), metrics: newMetrics(o.Registerer)}
 }
 
 // OnProfileChange sets who is told of profile changes. Call it before requests are served.

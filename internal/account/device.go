@@ -105,17 +105,20 @@ func (s *Service) RenameDevice(ctx context.Context, userID, deviceID, name strin
 type removal struct {
 	s       *Service
 	pos     int64
+	user    string
+	ended   []int64 // devices
 	dropped [][]byte
 	after   afterwards
 }
 
 // begin forgets an earlier attempt of the same operation.
-func (r *removal) begin(pos int64) { r.pos, r.dropped, r.after.fn = pos, nil, nil }
+func (r *removal) begin(pos int64) { *r = removal{s: r.s, pos: pos} }
 
 func (r *removal) write(tx *sqldb.Tx, local string, devices []int64) (err error) {
 	if len(devices) == 0 {
 		return nil
 	}
+	r.user, r.ended = r.s.userID(local), devices
 	if r.dropped, err = sqldb.Collect(tx, tokensOf, scanBytes, devices); err != nil {
 		return err
 	}
@@ -134,6 +137,7 @@ func (r *removal) write(tx *sqldb.Tx, local string, devices []int64) (err error)
 func (r *removal) committed(int64) {
 	r.s.tokens.drop(r.dropped)
 	r.s.numbers.drop()
+	r.s.watches.endSessions(r.user, r.ended)
 	r.after.run(0)
 }
 

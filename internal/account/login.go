@@ -120,7 +120,7 @@ func optional(s string) []byte {
 }
 
 // Login signs a user in by password. user is a user id or a localpart. Errors: M_FORBIDDEN for a wrong name or
-// password, which look and cost the same; M_USER_DEACTIVATED.
+// password, which look and cost the same; M_USER_DEACTIVATED, M_USER_LOCKED.
 func (s *Service) Login(ctx context.Context, user, password string, d NewDevice) (*Login, error) {
 	if err := checkDevice(&d); err != nil {
 		return nil, err
@@ -144,10 +144,14 @@ func loginResult(err error) string {
 	return "failed"
 }
 
-// LoginTrusted signs in a user whom the caller has authenticated by other means.
+// LoginTrusted signs in a user whom the caller has authenticated by other means. Errors: M_NOT_FOUND,
+// M_USER_DEACTIVATED, M_USER_LOCKED.
 func (s *Service) LoginTrusted(ctx context.Context, localpart string, d NewDevice) (*Login, error) {
 	if err := checkDevice(&d); err != nil {
 		return nil, err
+	}
+	if s.standings.of(s.userID(localpart)).Locked {
+		return nil, matrixerr.UserLocked()
 	}
 	g := s.newGrant(d.Refresh)
 	fresh := g.device
@@ -161,7 +165,10 @@ func (s *Service) LoginTrusted(ctx context.Context, localpart string, d NewDevic
 			}
 			return s.writeLogin(tx, localpart, d, g)
 		},
-		Committed: func(int64) { s.tokens.drop(g.dropped) },
+		Committed: func(int64) {
+			s.tokens.drop(g.dropped)
+			s.watches.endSessions(s.userID(localpart), []int64{g.device}) // those of the device's former tokens
+		},
 	})
 	if err == nil {
 		err = verdict
@@ -183,7 +190,7 @@ func onlyUnknown(err error) error {
 }
 
 // Refresh trades a refresh token for a new pair of tokens. The old pair stays good until the new one is used.
-// Errors: M_UNKNOWN_TOKEN.
+// Errors: M_UNKNOWN_TOKEN, M_USER_LOCKED.
 func (s *Service) Refresh(ctx context.Context, token string) (*Login, error) {
 	if len(token) > maxTokenLength {
 		return nil, errUnknownRefresh()
@@ -221,6 +228,8 @@ func (s *Service) writeRefresh(tx *sqldb.Tx, old [sha256.Size]byte, g *grant) (v
 		return nil, err
 	case until != 0 && s.now() >= until:
 		return matrixerr.UnknownToken("This refresh token has expired; log in again", true), nil
+	case s.standings.of(s.userID(string(local))).Locked:
+		return matrixerr.UserLocked(), nil
 	}
 	if g.dropped, err = sqldb.Collect(tx, tokenOthers, scanBytes, g.device, g.parent); err != nil {
 		return nil, err

@@ -80,7 +80,9 @@ func (s *Service) UseDevice(ctx context.Context, userID, deviceID, ip string) (I
 	if deviceID != "" {
 		s.seen.note(sess, ip, s.now())
 	}
-	return sess.Identity, nil
+	id := sess.Identity
+	id.Standing = s.standings.of(userID)
+	return id, nil
 }
 
 // EnsureDevice makes a device that nobody is logged in with, or sets the name of the one that is there when name is not

@@ -15,6 +15,12 @@ var (
 	userDeactivate = sqldb.Register("account.userDeactivate",
 		`UPDATE users SET deactivated = $2, erased = $3, password = $4 WHERE localpart = $1`)
 
+	userStandings = sqldb.Register("account.userStandings",
+		`SELECT localpart, locked, suspended FROM users WHERE locked <> 0 OR suspended <> 0`)
+	userStanding    = sqldb.Register("account.userStanding", `SELECT locked, suspended FROM users WHERE localpart = $1`)
+	userSetStanding = sqldb.Register("account.userSetStanding",
+		`UPDATE users SET locked = $2, suspended = $3 WHERE localpart = $1`)
+
 	deviceInsert = sqldb.Register("account.deviceInsert", `INSERT INTO devices
 		(nid, localpart, device_id, display_name, created, last_seen_ts, last_seen_ip)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`)

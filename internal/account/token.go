@@ -22,6 +22,13 @@ type Identity struct {
 	Session  int64 // number of the device, never used again for another one
 	Admin    bool
 	Guest    bool
+	Standing
+}
+
+// Caller is the identity as a request carries it.
+func (id Identity) Caller() httpx.Caller {
+	return httpx.Caller{UserID: id.UserID, DeviceID: id.DeviceID, Session: id.Session, Guest: id.Guest, Admin: id.Admin,
+		Locked: id.Locked, Suspended: id.Suspended}
 }
 
 // session is an access token in memory. It does not change, but for seen.
@@ -79,13 +86,15 @@ func (s *Service) Authenticate(ctx context.Context, token, ip string) (Identity,
 		return Identity{}, errExpiredToken()
 	}
 	s.seen.note(sess, ip, now)
-	return sess.Identity, nil
+	id := sess.Identity
+	id.Standing = s.standings.of(id.UserID)
+	return id, nil
 }
 
 // Caller is Authenticate as the router's hook.
 func (s *Service) Caller(ctx context.Context, token string, r *httpx.Request) (httpx.Caller, error) {
 	id, err := s.Authenticate(ctx, token, r.ClientIP())
-	return httpx.Caller{UserID: id.UserID, DeviceID: id.DeviceID, Session: id.Session, Guest: id.Guest, Admin: id.Admin}, err
+	return id.Caller(), err
 }
 
 // loadSession reads a token's row. The first use of a refreshed token revokes the one that it replaces.

@@ -32,7 +32,16 @@ func (rt *Router) authenticate(r *Request) error {
 	if err != nil {
 		return err
 	}
-	if caller.Guest && r.route.Auth == AuthUser {
+	if caller.Locked && !r.route.WhileLocked {
+		return matrixerr.UserLocked()
+	}
+	if caller.Suspended && r.route.NotSuspended {
+		return matrixerr.UserSuspended()
+	}
+	switch {
+	case r.route.Auth == AuthAdmin && !caller.Admin:
+		return matrixerr.Forbidden("Only an administrator of this server can do this")
+	case caller.Guest && r.route.Auth == AuthUser:
 		return matrixerr.GuestForbidden()
 	}
 	r.Caller = caller

@@ -26,6 +26,8 @@ const (
 	AuthService
 	// AuthUser needs an access token of an account that is not a guest.
 	AuthUser
+	// AuthAdmin needs an access token of an administrator of this server.
+	AuthAdmin
 	// AuthGuestOK needs an access token, a guest's too.
 	AuthGuestOK
 	// AuthServer needs an X-Matrix signature of another server over the request.
@@ -39,6 +41,8 @@ type Caller struct {
 	Session    int64 // number of the access token's row, for logout
 	Guest      bool
 	Admin      bool
+	Locked     bool   // the account may only log out
+	Suspended  bool   // the account may not do what changes things for others
 	AppService string // id of the application service that calls
 	Origin     string // federation: name of the calling server
 }
@@ -76,7 +80,9 @@ type Route struct {
 	OptionalBody bool   // an empty body reads as {}
 	Spec         string // section of the specification or MSC
 	Hot          bool   // matched before the others
-	Waits        bool   // a long poll: its context ends as soon as the node begins to stop
+	WhileLocked  bool   // also for accounts that are locked
+	NotSuspended bool   // not for accounts that are suspended
+	Waits        bool   // a long poll: its context ends as soon as the node begins to stop, or Hooks.Watch ends it
 }
 
 // DefaultMaxBody is how much of a body is read when the route says nothing else: an event's size.
@@ -93,6 +99,10 @@ type Hooks struct {
 	AuthenticateServer func(ctx context.Context, r *Request) (origin string, err error)
 	// RateLimit returns an error when caller (or ip, for those without an account) did too much of class.
 	RateLimit func(class string, caller Caller, ip string) *matrixerr.Error
+
+	// Watch returns a context for a long poll; when it ends with a *matrixerr.Error as its cause, that is answered. done
+	// is called after the poll. nil: long polls outlive their sessions.
+	Watch func(ctx context.Context, caller Caller) (_ context.Context, done func())
 
 	Closing        context.Context       // ends when the node begins to stop; nil: never
 	TrustedProxies []netip.Prefix        // peers whose X-Forwarded-For is believed

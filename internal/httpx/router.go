@@ -197,19 +197,30 @@ func (rt *Router) call(r *Request) (any, error) {
 			return nil, e
 		}
 	}
-	ctx, done := rt.context(r)
-	defer done()
-	return r.route.Handler(ctx, r)
+	if r.route.Waits {
+		return rt.poll(r)
+	}
+	return r.route.Handler(r.Context(), r)
 }
 
-// context is the handler's: a long poll must not keep a node from stopping.
-func (rt *Router) context(r *Request) (context.Context, func()) {
-	if !r.route.Waits || rt.hooks.Closing == nil {
-		return r.Context(), func() {}
-	}
+// poll calls the handler of a long poll, which must not keep a node from stopping, nor outlive its session.
+func (rt *Router) poll(r *Request) (any, error) {
 	ctx, cancel := context.WithCancel(r.Context())
-	stop := context.AfterFunc(rt.hooks.Closing, cancel)
-	return ctx, func() { stop(); cancel() }
+	defer cancel()
+	if rt.hooks.Closing != nil {
+		defer context.AfterFunc(rt.hooks.Closing, cancel)()
+	}
+	if rt.hooks.Watch == nil || r.Caller.UserID == "" {
+		return r.route.Handler(ctx, r)
+	}
+	ctx, done := rt.hooks.Watch(ctx, r.Caller)
+	defer done()
+	v, err := r.route.Handler(ctx, r)
+	var ended *matrixerr.Error
+	if errors.As(context.Cause(ctx), &ended) {
+		return nil, ended
+	}
+	return v, err
 }
 
 func unescape(vars map[string]string) (map[string]string, error) {

@@ -99,6 +99,17 @@ func UserDeactivated() *Error {
 	return New(http.StatusForbidden, "M_USER_DEACTIVATED", "This account has been deactivated")
 }
 
+// UserLocked is 401 M_USER_LOCKED with soft_logout: clients keep their sessions.
+func UserLocked() *Error {
+	return New(http.StatusUnauthorized, "M_USER_LOCKED", "This account has been locked; ask the server's administrator").
+		WithField("soft_logout", true)
+}
+
+// UserSuspended is 403 M_USER_SUSPENDED.
+func UserSuspended() *Error {
+	return New(http.StatusForbidden, "M_USER_SUSPENDED", "You cannot do this while your account is suspended; ask the server's administrator")
+}
+
 // InvalidRoomState is 400 M_INVALID_ROOM_STATE: createRoom was given state that does not fit together.
 func InvalidRoomState(msg string) *Error {
 	return New(http.StatusBadRequest, "M_INVALID_ROOM_STATE", msg)

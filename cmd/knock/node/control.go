@@ -21,7 +21,9 @@ import (
 // Command is one thing that the command line asks of a node: of the running one through a socket in the data
 // directory, which only its owner can open, or of one opened for the purpose.
 type Command struct {
-	Do       string        `json:"do"` // "user add", "user passwd", "user deactivate", "token create"
+	// Do is "user add", "user passwd", "user deactivate", "user lock", "user unlock", "user suspend", "user unsuspend" or
+	// "token create".
+	Do       string        `json:"do"`
 	User     string        `json:"user,omitempty"`
 	Password string        `json:"password,omitempty"`
 	Admin    bool          `json:"admin,omitempty"`
@@ -55,6 +57,12 @@ func (n *Node) Execute(ctx context.Context, c Command) (Result, error) {
 		}
 		user := n.userID(c.User)
 		return Result{user}, accounts.Deactivate(ctx, user, c.Erase)
+	case "user lock", "user unlock":
+		user := n.userID(c.User)
+		return Result{user}, accounts.SetLocked(ctx, user, c.Do == "user lock")
+	case "user suspend", "user unsuspend":
+		user := n.userID(c.User)
+		return Result{user}, accounts.SetSuspended(ctx, user, c.Do == "user suspend")
 	case "token create":
 		t := account.RegistrationToken{Token: c.Token, UsesAllowed: c.Uses}
 		if c.Lifetime > 0 {

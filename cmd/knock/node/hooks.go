@@ -16,6 +16,7 @@ func (n *Node) hooks(proxies []netip.Prefix) httpx.Hooks {
 		Authenticate:        clientapi.Authenticate(n.parts.account, n.parts.services),
 		AuthenticateService: clientapi.AuthenticateService(n.parts.services),
 		RateLimit:           clientapi.RateLimit(n.parts.limiter, n.parts.services),
+		Watch:               n.parts.account.Watch,
 		TrustedProxies:      proxies,
 		Closing:             n.closing,
 		Log:                 n.logs.Component("http"),
