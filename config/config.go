@@ -26,6 +26,7 @@ type Config struct {
 	SMTP          SMTP         `yaml:"smtp" doc:"The server through which e-mails to users go. Without it none are sent."`
 	Room          Room         `yaml:"room" doc:"Rooms made here."`
 	Presence      Presence     `yaml:"presence" doc:"Who is online."`
+	Search        Search       `yaml:"search" doc:"Searching in messages."`
 	Logging       Logging      `yaml:"logging" doc:"What is logged; SIGHUP re-reads the levels."`
 	files         *filePlaces
 }
@@ -136,6 +137,11 @@ type Presence struct {
 	Enabled bool `yaml:"enabled" doc:"Off saves work on busy servers; clients then show nobody as online."`
 }
 
+// Search is about searching in messages.
+type Search struct {
+	Enabled bool `yaml:"enabled" doc:"Unencrypted messages and the names and topics of rooms are indexed in the database, so that clients can search them. Off removes the index; on again makes it anew."`
+}
+
 // Logging says what is logged. Message content, tokens and keys never are.
 type Logging struct {
 	Format string            `yaml:"format" enum:"text,json" doc:"text for people, json for collectors."`
@@ -160,6 +166,7 @@ func Default() *Config {
 		SMTP:         SMTP{Port: 587, Security: "starttls", Timeout: Duration(30 * time.Second)},
 		Room:         Room{DefaultVersion: "12"},
 		Presence:     Presence{Enabled: true},
+		Search:       Search{Enabled: true},
 		Logging:      Logging{Format: "text", Level: "info"},
 	}
 }

@@ -56,6 +56,7 @@ type HistoryRequest struct {
 	Back         bool
 	Limit        int
 	Keep         func(*store.Stored) bool // nil: all
+	Local        bool                     // stop at a gap, ask no other server
 }
 
 // History is a run of events that a user may see, in the direction asked.
@@ -85,6 +86,10 @@ func (s *Server) History(ctx context.Context, q HistoryRequest) (History, error)
 		gap, err := w.read(ctx)
 		if err != nil || !gap {
 			return w.h, err
+		}
+		if q.Local {
+			w.h.More = true
+			return w.h, nil
 		}
 		if len(w.tried) == maxFills {
 			w.h.More = true

@@ -109,18 +109,23 @@ func (a *API) point(ctx context.Context, r *httpx.Request, name string) (*roomse
 
 // appendEvents appends an array of events as the viewer gets them.
 func (a *API) appendEvents(dst []byte, tx *sqldb.Tx, v roomserver.Viewer, events []*store.Stored) ([]byte, error) {
-	var extra func(*store.Stored, *event.ClientOptions)
-	if a.o.Bundle != nil && len(events) > 0 {
-		var err error
-		if extra, err = a.o.Bundle(tx, v, events); err != nil {
-			return dst, err
-		}
-	}
-	list, err := a.s.Render(tx, v, events, true, extra)
+	list, err := a.render(tx, v, events)
 	if err != nil {
 		return dst, err
 	}
 	return appendList(dst, list), nil
+}
+
+// render encodes events as the viewer gets them.
+func (a *API) render(tx *sqldb.Tx, v roomserver.Viewer, events []*store.Stored) ([]json.RawMessage, error) {
+	var extra func(*store.Stored, *event.ClientOptions)
+	if a.o.Bundle != nil && len(events) > 0 {
+		var err error
+		if extra, err = a.o.Bundle(tx, v, events); err != nil {
+			return nil, err
+		}
+	}
+	return a.s.Render(tx, v, events, true, extra)
 }
 
 func appendList(dst []byte, list []json.RawMessage) []byte {

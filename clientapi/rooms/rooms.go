@@ -12,6 +12,7 @@ import (
 	"knock/internal/appservice"
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
+	"knock/internal/search"
 	"knock/internal/sqldb"
 	"knock/internal/stream"
 	"knock/roomserver"
@@ -38,7 +39,9 @@ type Options struct {
 	// Replaced is told of a user who came into a room that replaces another; it
 	// may be nil.
 	Replaced func(ctx context.Context, user, old, room string) error
-	Log      *logrus.Entry // nil: silent
+	// Search finds texts; nil: searching is turned off.
+	Search *search.Index
+	Log    *logrus.Entry // nil: silent
 }
 
 // API serves rooms.
@@ -110,6 +113,7 @@ func (a *API) readRoutes() []httpx.Route {
 		return httpx.Route{Method: http.MethodGet, Path: path, Handler: h, Auth: httpx.AuthGuestOK, Spec: spec, Hot: hot}
 	}
 	return []httpx.Route{
+		{Method: http.MethodPost, Path: v3 + "search", Handler: a.search, Auth: httpx.AuthUser, Spec: "Server Side Search"},
 		get(room+"messages", a.messages, true),
 		get(room+"state", a.state, false),
 		get(room+"state/{eventType}", a.stateEvent, false),

@@ -13,6 +13,7 @@ import (
 
 	"knock/internal/httpx"
 	"knock/internal/relations"
+	"knock/internal/search"
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/internal/stream"
@@ -27,6 +28,7 @@ type node struct {
 	t      testing.TB
 	s      *roomserver.Server
 	hub    *stream.Hub
+	o      Options
 	router *httpx.Router
 	txn    atomic.Int64
 
@@ -50,12 +52,14 @@ func newNode(t testing.TB, db *sqldb.DB) *node {
 		t.Fatal(err)
 	}
 	n := &node{t: t, s: s, hub: hub}
-	api := New(Options{ServerName: "hs", Rooms: s, DB: db, Hub: hub, SyncPosition: syncPosition, Check: index.Check,
+	related := relations.NewReader(relations.Options{Rooms: s})
+	n.o = Options{ServerName: "hs", Rooms: s, DB: db, Hub: hub, SyncPosition: syncPosition, Check: index.Check,
+		Search: search.New(search.Options{Rooms: s, Relations: related}),
 		Replaced: func(_ context.Context, user, old, room string) error {
 			n.replaced = append(n.replaced, user+" "+old+" "+room)
 			return nil
-		}})
-	n.router = httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: authenticate})
+		}}
+	n.router = httpx.NewRouter(New(n.o).Routes(), httpx.Hooks{Authenticate: authenticate})
 	return n
 }
 

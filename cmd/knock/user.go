@@ -109,6 +109,19 @@ func (p *program) token() *cobra.Command {
 	return c
 }
 
+func (p *program) search() *cobra.Command {
+	c := &cobra.Command{Use: "search", Short: "The index of messages"}
+	c.AddCommand(&cobra.Command{Use: "rebuild", Short: "Throw the search index away; the node makes it anew while it runs", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			_, err := p.send(c, node.Command{Do: "search rebuild"})
+			if err == nil {
+				fmt.Fprintln(c.OutOrStdout(), "The search index is removed and will be made anew")
+			}
+			return err
+		}})
+	return c
+}
+
 // send does a command on the running node, or on one that is opened for it.
 func (p *program) send(c *cobra.Command, command node.Command) (string, error) {
 	cfg, err := p.load()

@@ -81,6 +81,8 @@ type page struct {
 	joined  bool // the viewer is in the room
 	parents map[string]*store.Stored
 	bundles map[int64]*bundle
+
+	everything bool // there is no viewer: all children count
 }
 
 // bundleRoom makes the bundles of events of one room. nested ones are within another's and have no threads.
@@ -177,11 +179,10 @@ func (p *page) load(list []child) (map[int64]*store.Stored, error) {
 	for i, c := range list {
 		nids[i] = c.nid
 	}
-	events, err := p.r.store.InOrder(p.tx, nids)
-	if err != nil {
-		return nil, err
+	visible, err := p.r.store.InOrder(p.tx, nids)
+	if err == nil && !p.everything {
+		visible, err = p.r.rooms.Visible(p.tx, p.w.User, visible)
 	}
-	visible, err := p.r.rooms.Visible(p.tx, p.w.User, events)
 	if err != nil {
 		return nil, err
 	}
@@ -357,3 +358,48 @@ func encode(b *bundle) (json.RawMessage, error) {
 }
 
 func (b *bundle) empty() bool { return b.Thread == nil && b.Replace == nil && b.Reference == nil }
+
+// Edits returns the newest valid replacement of each of the events that has one, by the event's number: of those that
+// the viewer may see, or of all if v is nil.
+func (r *Reader) Edits(tx *sqldb.Tx, v *roomserver.Viewer, events []*store.Stored) (map[int64]*store.Stored, error) {
+	byRoom := map[int64][]*store.Stored{}
+	for _, e := range events {
+		if e.Tuple == 0 && e.HasOrd {
+			byRoom[e.Room] = append(byRoom[e.Room], e)
+		}
+	}
+	out := map[int64]*store.Stored{}
+	for _, list := range byRoom {
+		p, err := r.editPage(tx, v, list)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.edits(); err != nil {
+			return nil, err
+		}
+		for nid, b := range p.bundles {
+			out[nid] = b.edit
+		}
+	}
+	return out, nil
+}
+
+// editPage is a page of one room's events that is good for their edits only. Edits are
+// by the author of their event, so it does not matter whom the viewer ignores.
+func (r *Reader) editPage(tx *sqldb.Tx, v *roomserver.Viewer, events []*store.Stored) (*page, error) {
+	room, err := r.store.RoomByNID(tx, events[0].Room)
+	if err != nil {
+		return nil, err
+	}
+	p := &page{r: r, tx: tx, w: &viewer{ignored: []int64{}}, room: room, everything: v == nil,
+		parents: map[string]*store.Stored{}, bundles: map[int64]*bundle{}}
+	if v != nil {
+		p.w.Viewer = *v
+	}
+	for _, e := range events {
+		if key := keyOf(room.Version, e.ID); key != nil {
+			p.parents[string(key)] = e
+		}
+	}
+	return p, nil
+}

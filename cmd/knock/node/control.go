@@ -21,8 +21,8 @@ import (
 // Command is one thing that the command line asks of a node: of the running one through a socket in the data
 // directory, which only its owner can open, or of one opened for the purpose.
 type Command struct {
-	// Do is "user add", "user passwd", "user deactivate", "user lock", "user unlock", "user suspend", "user unsuspend" or
-	// "token create".
+	// Do is "user add", "user passwd", "user deactivate", "user lock", "user unlock", "user suspend", "user unsuspend",
+	// "token create" or "search rebuild".
 	Do       string        `json:"do"`
 	User     string        `json:"user,omitempty"`
 	Password string        `json:"password,omitempty"`
@@ -70,6 +70,8 @@ func (n *Node) Execute(ctx context.Context, c Command) (Result, error) {
 		}
 		token, err := accounts.CreateRegistrationToken(ctx, t)
 		return Result{token}, err
+	case "search rebuild":
+		return Result{}, n.parts.search.Rebuild(ctx)
 	}
 	return Result{}, matrixerr.Unrecognized(http.StatusNotFound)
 }

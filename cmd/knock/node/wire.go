@@ -35,6 +35,7 @@ import (
 	"knock/internal/pushrules"
 	"knock/internal/relations"
 	"knock/internal/reports"
+	"knock/internal/search"
 	"knock/internal/userdir"
 	"knock/mediaapi"
 	"knock/mediaapi/files"
@@ -58,6 +59,8 @@ type parts struct {
 	rooms    *roomserver.Server
 	related  *relations.Reader
 	users    *userdir.Directory
+	queue    *search.Queue
+	search   *search.Index
 	media    *mediaapi.Media
 
 	typing   *ephemeral.Typing
@@ -99,12 +102,15 @@ func (n *Node) wire(context.Context) error {
 	p.sender = n.newSender()
 	p.e2ee = n.newEncryption()
 	p.index = relations.NewIndex(p.store)
+	p.queue = search.NewQueue(p.store)
 	p.rooms = n.newRooms()
 	p.services.Use(p.rooms)
 	p.pushers = n.newPushers()
 	p.account.OnDevices(deviceHooks{p.e2ee, p.pushers})
 	p.related = relations.NewReader(relations.Options{Rooms: p.rooms, Ignored: p.account.IgnoredUsersTx})
 	p.users = userdir.New(userdir.Options{Rooms: p.rooms, Profile: memberProfiles{p.account}.MemberProfile, Log: n.logs.Component("directory")})
+	p.search = search.New(search.Options{Rooms: p.rooms, Relations: p.related, Queue: p.queue, Ignores: p.account.Ignores,
+		Log: n.logs.Component("search"), Registerer: n.metrics})
 	p.account.OnProfileChange(p.rooms)
 	p.account.OnUnknownUser(p.services.AskUser)
 	p.account.OnDeactivate(p.rooms)
@@ -121,7 +127,7 @@ func (n *Node) wire(context.Context) error {
 		Push: p.push, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee,
 		Log: n.logs.Component("sync"), Registerer: n.metrics})
 	p.roomsAPI = roomsapi.New(roomsapi.Options{ServerName: n.cfg.ServerName, Services: p.services, Rooms: p.rooms, DB: n.db, Hub: n.hub,
-		SyncPosition: n.syncPosition, Replaced: n.takeAlong, Bundle: p.related.Extra, Check: p.index.Check, Log: n.logs.Component("rooms")})
+		SyncPosition: n.syncPosition, Replaced: n.takeAlong, Search: n.searchIndex(), Bundle: p.related.Extra, Check: p.index.Check, Log: n.logs.Component("rooms")})
 	p.directoryAPI = n.newDirectoryAPI()
 	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, SyncPosition: n.syncPosition})
 	p.spacesAPI = n.newSpacesAPI()
@@ -164,6 +170,7 @@ func (n *Node) components() []component {
 		{"e2ee", n.parts.e2ee.Run},
 		{"services", n.parts.services.Run},
 		{"users", n.parts.users.Run},
+		{"search", n.runSearch},
 		{"pushers", n.parts.pushers.Run},
 		{"push", func(ctx context.Context) error { return n.parts.push.Prune(ctx, presentMembers{n.hub, n.parts.store}) }},
 		{"sliding", n.parts.sliding.Run},
@@ -272,11 +279,30 @@ func (n *Node) newRooms() *roomserver.Server {
 			counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}, p.index, userdir.NewWatcher(n.hub, n.cfg.ServerName),
 			&gatekeeper{e2ee: p.e2ee, store: p.store, server: n.cfg.ServerName, later: &n.later},
 		}}
+	if n.cfg.Search.Enabled {
+		o.Participants = append(o.Participants, p.queue)
+	}
 	if p.remote != nil {
 		o.Remote, o.Verifier, o.Outbound = federationapi.NewRemote(p.remote), p.keys, p.sender
 		o.Participants = append(o.Participants, p.sender)
 	}
 	return roomserver.New(o)
+}
+
+// searchIndex is the search index if people may search, else nil.
+func (n *Node) searchIndex() *search.Index {
+	if !n.cfg.Search.Enabled {
+		return nil
+	}
+	return n.parts.search
+}
+
+// runSearch keeps the search index up to date, or removes it where searching is turned off.
+func (n *Node) runSearch(ctx context.Context) error {
+	if !n.cfg.Search.Enabled {
+		return n.parts.search.Remove(ctx)
+	}
+	return n.parts.search.Run(ctx)
 }
 
 func (n *Node) newFederation() *federationapi.API {
