@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"knock/internal/e2ee"
 	"knock/internal/sqldb"
 	"knock/roomserver/store"
 )
@@ -32,13 +33,23 @@ type link struct {
 	live   []due // events after progress.claim, all there are unless behind
 	behind bool  // events are to be read from the log
 
+	marks *marks // what changed beside events; nil when only events are wanted
+
 	// Of the goroutine of run alone.
-	p     progress
-	saved progress
+	p      progress
+	x      beside
+	saved  progress
+	savedX int64
+	moves  *tracker
 }
 
 func newLink(s *Services, v *Service) *link {
-	return &link{s: s, v: v, wake: make(chan struct{}, 1), behind: true}
+	l := &link{s: s, v: v, wake: make(chan struct{}, 1), behind: true}
+	if v.takesEphemeral() || v.Encryption {
+		l.marks = newMarks()
+		l.marks.all = true
+	}
+	return l
 }
 
 // push takes a new event; they come in the order of their positions.
@@ -75,7 +86,7 @@ func (l *link) signal() {
 
 // run sends until ctx ends, and then writes down how far it came.
 func (l *link) run(ctx context.Context) {
-	l.saved = l.p
+	l.saved, l.savedX, l.moves = l.p, l.x.pos, l.s.newTracker()
 	if err := l.resume(ctx); err != nil {
 		return // ctx ended
 	}
@@ -92,12 +103,12 @@ func (l *link) run(ctx context.Context) {
 			}
 		}
 	}
-	if l.p == l.saved {
+	if l.p == l.saved && l.x.pos == l.savedX && l.x.body == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 	defer cancel()
-	if err := l.s.save(ctx, l.v.ID, l.p); err != nil {
+	if err := l.s.save(ctx, l, l.p, l.x, nil); err != nil {
 		l.log(err, "How far an application service got what is for it could not be written down; some of it may be sent twice")
 	}
 }
@@ -107,16 +118,16 @@ func (l *link) log(err error, what string) {
 }
 
 // resume sends again the transaction that may or may not have been taken before the node stopped, with the same number
-// and the same events.
+// and the same content.
 func (l *link) resume(ctx context.Context) error {
-	for l.p.claim > l.p.sent {
+	for l.p.claim > l.p.sent || l.x.body != nil {
 		list, until, err := l.s.backlog(ctx, l.v, l.p.sent, l.p.claim)
 		if err == nil && until < l.p.claim {
 			l.p.claim = until // cannot be: a claim is one transaction
 		}
 		var body []byte
 		if err == nil {
-			body, err = l.body(ctx, list)
+			body, err = l.body(ctx, list, l.x.body)
 		}
 		if err == nil {
 			err = l.deliver(ctx, body)
@@ -129,41 +140,90 @@ func (l *link) resume(ctx context.Context) error {
 			l.pause(ctx, time.Second)
 			continue
 		}
-		l.p.sent = l.p.claim
+		l.p.sent, l.x.body = l.p.claim, nil
 	}
 	return nil
 }
 
 // once sends one transaction. more says that there may be another one.
 func (l *link) once(ctx context.Context) (more bool, err error) {
+	x, err := l.gather(ctx)
+	if err != nil {
+		return false, err
+	}
+	claimed := false
+	if x != nil {
+		defer func() {
+			if !claimed || x.partial() {
+				l.marks.putBack(x.took)
+			}
+		}()
+	}
 	list, whole, until, err := l.next(ctx)
 	if err != nil {
 		return false, err
 	}
-	if len(list) == 0 {
-		if until > l.p.claim {
+	if x != nil {
+		list, whole = x.limit(list, whole)
+		if err := l.addMoves(ctx, x, list); err != nil {
+			return false, err
+		}
+	}
+	if len(list) == 0 && (x == nil || x.empty()) {
+		claimed = true
+		l.passed(x)
+		if whole && until > l.p.claim {
 			l.p.sent, l.p.claim = until, until
 		}
-		return l.isBehind(), nil
+		return l.isBehind() || !whole || x.partial(), nil
 	}
-	body, err := l.body(ctx, list)
-	if err != nil {
+	if err := l.claim(ctx, x, list, whole, until); err != nil {
 		return false, err
 	}
-	p := progress{txn: l.p.txn + 1, sent: l.p.claim, claim: list[len(list)-1].pos}
+	claimed = true
+	body, err := l.body(ctx, list, l.x.body)
+	if err == nil {
+		err = l.deliver(ctx, body)
+	}
+	if err != nil {
+		return false, err // ctx ended; it is sent again
+	}
+	l.p.sent, l.x.body = l.p.claim, nil
+	l.taken(list)
+	return true, nil
+}
+
+// passed notes how far what is no event was looked at.
+func (l *link) passed(x *extras) {
+	if x != nil {
+		l.x.pos, l.x.eph = max(l.x.pos, x.until), x.eph
+	}
+}
+
+// claim stores what the next transaction is.
+func (l *link) claim(ctx context.Context, x *extras, list []due, whole bool, until int64) error {
+	p := progress{txn: l.p.txn + 1, sent: l.p.claim, claim: l.p.claim}
+	if len(list) > 0 {
+		p.claim = list[len(list)-1].pos
+	}
 	if whole {
 		p.claim = max(p.claim, until)
 	}
-	if err := l.s.save(ctx, l.v.ID, p); err != nil {
-		return false, err
+	fields, err := x.encode(l.v)
+	if err != nil {
+		return err
 	}
-	l.p, l.saved = p, p
-	if err := l.deliver(ctx, body); err != nil {
-		return false, err // ctx ended; it is sent again
+	beside := l.x
+	beside.body = fields
+	var messages []e2ee.Waiting
+	if x != nil {
+		beside.pos, beside.eph, messages = max(l.x.pos, x.until), x.eph, x.messages
 	}
-	l.p.sent = l.p.claim
-	l.taken(list)
-	return true, nil
+	if err := l.s.save(ctx, l, p, beside, messages); err != nil {
+		return err
+	}
+	l.p, l.saved, l.x, l.savedX = p, p, beside, beside.pos
+	return nil
 }
 
 // next is what goes into the next transaction. whole says that there was no more up to until.
@@ -212,14 +272,18 @@ func (l *link) isBehind() bool {
 func (l *link) taken(list []due) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(list) == 0 {
+		return
+	}
 	last := list[len(list)-1].pos
 	for len(l.live) > 0 && l.live[0].pos <= last {
 		l.live = l.live[1:]
 	}
 }
 
-// body is a transaction's body (Application Service API, "Pushing events").
-func (l *link) body(ctx context.Context, list []due) ([]byte, error) {
+// body is a transaction's body (Application Service API, "Pushing events"). fields is an object of what it has beside
+// events; nil for none.
+func (l *link) body(ctx context.Context, list []due, fields []byte) ([]byte, error) {
 	nids := make([]int64, len(list))
 	for i, d := range list {
 		nids[i] = d.event
@@ -245,7 +309,11 @@ func (l *link) body(ctx context.Context, list []due) ([]byte, error) {
 	if events == nil {
 		events = []json.RawMessage{}
 	}
-	return json.Marshal(map[string]any{"events": events})
+	body, err := json.Marshal(map[string]any{"events": events})
+	if err == nil && fields != nil {
+		body = append(append(body[:len(body)-1], ','), fields[1:]...)
+	}
+	return body, err
 }
 
 // deliver sends a transaction until the service takes it. The error is that ctx ended.
@@ -274,14 +342,13 @@ func (l *link) pause(ctx context.Context, d time.Duration) {
 }
 
 // begin reads how far each service got everything.
-func (s *Services) begin(ctx context.Context) (err error) {
+func (s *Services) begin(ctx context.Context) error {
 	var errs []error
 	for _, v := range s.reg.list {
 		if v.link == nil {
 			continue
 		}
-		v.link.p, err = s.load(ctx, v.ID)
-		errs = append(errs, err)
+		errs = append(errs, s.load(ctx, v.link))
 	}
 	return errors.Join(errs...)
 }

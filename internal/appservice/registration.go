@@ -37,9 +37,10 @@ type Registration struct {
 	Aliases         []Namespace
 	Rooms           []Namespace
 	Protocols       []string
-	// ReceiveEphemeral asks for typing, receipts, presence and messages to devices.
-	ReceiveEphemeral bool
-	// Encryption asks for device lists and counts of one-time keys (MSC3202).
+	// ReceiveEphemeral asks for typing, receipts and presence; UnstableEphemeral does so under the name of MSC2409.
+	ReceiveEphemeral, UnstableEphemeral bool
+	// Encryption asks for messages to devices (MSC4203), device lists and counts of one-time keys (MSC3202). Messages
+	// that a service gets in this way are not in /sync any more.
 	Encryption bool
 	// RateLimited says that the users of the namespaces are limited as others are; the sender never is.
 	RateLimited bool
@@ -188,7 +189,8 @@ func (r *reader) registration(root ast.Node, fields map[string]ast.Node) Registr
 		r.fail(fields["sender_localpart"], "sender_localpart is %q: use the characters a-z, 0-9 and . _ = - / +", reg.SenderLocalpart)
 	}
 	reg.URL = r.url(root, fields)
-	reg.ReceiveEphemeral = r.flag(fields, false, "receive_ephemeral", "push_ephemeral", "de.sorunome.msc2409.push_ephemeral")
+	reg.ReceiveEphemeral = r.flag(fields, false, "receive_ephemeral")
+	reg.UnstableEphemeral = r.flag(fields, false, "de.sorunome.msc2409.push_ephemeral", "push_ephemeral")
 	reg.Encryption = r.flag(fields, false, "org.matrix.msc3202")
 	reg.RateLimited = r.flag(fields, true, "rate_limited")
 	reg.Protocols = r.protocols(fields["protocols"])

@@ -31,7 +31,7 @@ func TestParse(t *testing.T) {
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
-	if r.ID != "IRC Bridge" || r.URL != "http://127.0.0.1:1234" || r.HSToken != "31241241231231" || r.RateLimited || !r.ReceiveEphemeral ||
+	if r.ID != "IRC Bridge" || r.URL != "http://127.0.0.1:1234" || r.HSToken != "31241241231231" || r.RateLimited || r.ReceiveEphemeral || !r.UnstableEphemeral ||
 		len(r.Users) != 1 || !r.Users[0].Exclusive || len(r.Aliases) != 1 || r.Aliases[0].Exclusive || len(r.Rooms) != 0 || r.Protocols[0] != "irc" {
 		t.Errorf("%+v", r)
 	}

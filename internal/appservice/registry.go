@@ -131,6 +131,8 @@ func (s *Service) OwnsUser(userID string) bool { return s.reg.user(userID).in&s.
 // OwnsAlias says whether an alias is in one of the service's namespaces.
 func (s *Service) OwnsAlias(alias string) bool { return s.reg.alias(alias).in&s.bit != 0 }
 
+func (s *Service) takesEphemeral() bool { return s.ReceiveEphemeral || s.UnstableEphemeral }
+
 // Limited says whether requests of the service as this user are rate-limited.
 func (s *Service) Limited(userID string) bool {
 	return s.RateLimited && userID != "" && userID != s.Sender

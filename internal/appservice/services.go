@@ -1,9 +1,11 @@
 // Package appservice owns application services, such as bridges and bots: their registrations and namespaces, what is
 // sent to them and how far each got it, and what they are asked (Application Service API). It is the only reader and
-// writer of the tables in 0170_appservices.sql.
+// writer of the tables in 0170_appservices.sql and 0260_appservice_extras.sql.
 //
 // The event log is the queue of every service: a service has a position up to which it got everything, and a short list
-// of newer events in memory. Which services an event is for is decided from memory, by the state before the event.
+// of newer events in memory. Which services an event is for is decided from memory, by the state before the event. What
+// is no event, such as receipts, is looked up when the hub says that it changed, and kept with the transaction that it
+// goes into until the service has taken that.
 package appservice
 
 import (
@@ -41,6 +43,8 @@ type Services struct {
 	sub     *stream.Subscription // nil when there is nothing to send
 	live    *tracker
 	client  *client
+	watch   *watch
+	from    Sources
 	aliases aliasIndex
 	asked   *questions
 }
@@ -59,13 +63,20 @@ func New(o Options) *Services {
 	s.client = &client{http: &http.Client{Transport: transport(), CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse // the token is for the address in the registration alone
 	}}}
+	s.watch = &watch{reg: s.reg, rooms: map[string]*attendance{}}
 	for _, v := range s.reg.list {
 		if v.URL != "" {
 			v.link = newLink(s, v)
+			if v.link.marks != nil {
+				s.watch.links = append(s.watch.links, v.link)
+			}
 			if s.sub == nil {
 				s.sub = o.Hub.Subscribe(subscribed)
 			}
 		}
+	}
+	if len(s.watch.links) > 0 {
+		o.Hub.Watch(s.watch)
 	}
 	return s
 }
@@ -77,6 +88,15 @@ const subscribed = 8192
 func (s *Services) Use(rooms *roomserver.Server) {
 	s.rooms = rooms
 	s.live = s.newTracker()
+}
+
+// UseSources sets where what is no event comes from. Call it before Run.
+func (s *Services) UseSources(from Sources) {
+	s.from = from
+	if len(s.watch.links) > 0 {
+		from.Keys.OnKeyCounts(s.watch.keysChanged)
+		s.o.DB.OnPublish(s.watch.published)
+	}
 }
 
 // Any says whether there are any services.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 
+	"knock/internal/e2ee"
 	"knock/internal/sqldb"
 	"knock/roomserver/store"
 )
@@ -15,6 +16,9 @@ var (
 	selectProgress = sqldb.Register("appservices.select", `SELECT txn, sent_pos, claim_pos FROM appservices WHERE id = $1`)
 	putProgress    = sqldb.Register("appservices.put", `INSERT INTO appservices (id, txn, sent_pos, claim_pos) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (id) DO UPDATE SET txn = excluded.txn, sent_pos = excluded.sent_pos, claim_pos = excluded.claim_pos`)
+	selectExtras = sqldb.Register("appservices.extras", `SELECT pos, txn, body FROM appservice_extras WHERE id = $1`)
+	putExtras    = sqldb.Register("appservices.putExtras", `INSERT INTO appservice_extras (id, pos, txn, body) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (id) DO UPDATE SET pos = excluded.pos, txn = excluded.txn, body = excluded.body`)
 	localStays = sqldb.Register("appservices.localStays", `SELECT m.room, r.room_id, n.s, m.event, m.pos FROM membership m
 		JOIN names n ON n.nid = m.user_nid JOIN rooms r ON r.nid = m.room WHERE m.local = $1`)
 	residentRooms = sqldb.Register("appservices.rooms", `SELECT nid, room_id FROM rooms WHERE resident = $1`)
@@ -26,23 +30,55 @@ var (
 type progress struct{ txn, sent, claim int64 }
 
 // load reads the progress of a service. One that is new gets what comes from now on.
-func (s *Services) load(ctx context.Context, id string) (p progress, err error) {
-	err = s.o.DB.Read(ctx, func(tx *sqldb.Tx) error {
-		return tx.QueryRow(selectProgress, id).Scan(&p.txn, &p.sent, &p.claim)
+func (s *Services) load(ctx context.Context, l *link) error {
+	id := l.v.ID
+	err := s.o.DB.Read(ctx, func(tx *sqldb.Tx) error {
+		return tx.QueryRow(selectProgress, id).Scan(&l.p.txn, &l.p.sent, &l.p.claim)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		now := s.o.Hub.Published()
-		p = progress{sent: now, claim: now}
-		return p, s.save(ctx, id, p)
+		l.p, l.x.pos = progress{sent: now, claim: now}, now
+		return s.save(ctx, l, l.p, l.x, nil)
 	}
-	return p, err
+	if err != nil || l.marks == nil {
+		return err
+	}
+	var txn int64
+	err = s.o.DB.Read(ctx, func(tx *sqldb.Tx) error {
+		return tx.QueryRow(selectExtras, id).Scan(&l.x.pos, &txn, &l.x.body)
+	})
+	if errors.Is(err, sql.ErrNoRows) { // it took events only until now
+		l.x.pos, err = s.o.Hub.Published(), nil
+	}
+	if txn != l.p.txn || len(l.x.body) == 0 {
+		l.x.body = nil
+	}
+	return err
 }
 
-func (s *Services) save(ctx context.Context, id string, p progress) error {
-	return s.o.DB.Do(ctx, &sqldb.Op{Name: "appservice", Write: func(tx *sqldb.Tx, _ int64) error {
-		_, err := tx.Exec(putProgress, id, p.txn, p.sent, p.claim)
-		return err
-	}})
+// save stores the progress of a service. Messages that go into its transaction leave the place where /sync finds them.
+func (s *Services) save(ctx context.Context, l *link, p progress, x beside, messages []e2ee.Waiting) error {
+	var handedOver func()
+	return s.o.DB.Do(ctx, &sqldb.Op{Name: "appservice",
+		Write: func(tx *sqldb.Tx, _ int64) (err error) {
+			if _, err := tx.Exec(putProgress, l.v.ID, p.txn, p.sent, p.claim); err != nil || l.marks == nil {
+				return err
+			}
+			body := x.body
+			if body == nil {
+				body = []byte{}
+			}
+			if _, err := tx.Exec(putExtras, l.v.ID, x.pos, p.txn, body); err != nil || len(messages) == 0 {
+				return err
+			}
+			handedOver, err = s.from.Keys.HandOver(tx, messages)
+			return err
+		},
+		Committed: func(int64) {
+			if handedOver != nil {
+				handedOver()
+			}
+		}})
 }
 
 // due is an event that waits for a service.

@@ -35,6 +35,8 @@ type countCache struct {
 	m      *cache.Cache[deviceKey, counts]
 	seed   maphash.Seed
 	epochs [64]atomic.Uint64
+
+	dropped func(Device) // nil: nobody wants to know
 }
 
 func newCountCache(reg prometheus.Registerer) *countCache {
@@ -50,6 +52,9 @@ func (c *countCache) drop(user, device string) {
 	k := deviceKey{user, device}
 	c.epoch(k).Add(1)
 	c.m.Delete(k)
+	if c.dropped != nil {
+		c.dropped(Device{user, device})
+	}
 }
 
 func (c *countCache) put(k deviceKey, v counts, read uint64) {

@@ -232,7 +232,7 @@ func (p *Presence) visible(viewer, user string) bool {
 // who is offline.
 func (p *Presence) Since(viewer string, from, to int64) []State {
 	var out []State
-	for _, s := range p.changed(from, to) {
+	for _, s := range p.Changed(from, to) {
 		if (from > 0 || s.Presence != Offline) && p.visible(viewer, s.User) {
 			out = append(out, s)
 		}
@@ -240,7 +240,9 @@ func (p *Presence) Since(viewer string, from, to int64) []State {
 	return out
 }
 
-func (p *Presence) changed(from, to int64) []State {
+// Changed returns the presence of all users that changed in (from, to] of the ephemeral sequence, oldest change first,
+// whoever may see it.
+func (p *Presence) Changed(from, to int64) []State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	first := p.order.Back()

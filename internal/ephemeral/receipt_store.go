@@ -16,6 +16,9 @@ var (
 	selectReceipts = sqldb.Register("ephemeral.receipts",
 		`SELECT room_id, user_id, type, thread, event_id, ts FROM receipts
 		WHERE room_id = ANY($1::bytea[]) AND pos > $2 AND pos <= $3 AND (type <> $4 OR user_id = $5)`)
+	selectPart = sqldb.Register("ephemeral.receiptsPart",
+		`SELECT room_id, user_id, type, thread, event_id, ts, pos FROM receipts
+		WHERE room_id = ANY($1::bytea[]) AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`)
 	selectOrd = sqldb.Register("ephemeral.ord",
 		`SELECT ord FROM receipts WHERE room_id = $1 AND user_id = $2 AND type = $3 AND thread = $4`)
 	deleteReceipts = sqldb.Register("ephemeral.deleteRoom", `DELETE FROM receipts WHERE room_id = $1`)
@@ -83,6 +86,26 @@ func readReceipts(tx *sqldb.Tx, user string, rooms []string, from, to int64) (ma
 		out[r.Room] = append(out[r.Room], r)
 	}
 	return out, rows.Close()
+}
+
+// Between returns receipts of rooms, others' private ones too, with from < position ≤ until, oldest first, at most
+// limit of them; until is to when there are no more.
+func (r *Receipts) Between(tx *sqldb.Tx, rooms []string, from, to int64, limit int) (list []Receipt, until int64, err error) {
+	if rooms = r.changed(rooms, from); len(rooms) == 0 {
+		return nil, to, nil
+	}
+	var last int64
+	list, err = sqldb.Collect(tx, selectPart, func(rows *sqldb.Rows) (receipt Receipt, err error) {
+		err = rows.Scan(&receipt.Room, &receipt.User, &receipt.Type, &receipt.Thread, &receipt.Event, &receipt.TS, &last)
+		if receipt.Thread == unthreaded {
+			receipt.Thread = ""
+		}
+		return receipt, err
+	}, rooms, from, to, limit)
+	if len(list) < limit {
+		last = to
+	}
+	return list, last, err
 }
 
 // readOrd returns the place of a stored receipt's event; false when there is none.

@@ -27,6 +27,8 @@ type Hub struct {
 
 	subsMu sync.Mutex
 	subs   []*Subscription
+
+	watchers []Watcher // set before there is anything to watch
 }
 
 // user is one local user's entry. Its rooms are guarded by Hub.mu.
@@ -75,6 +77,11 @@ func (h *Hub) SetJoined(userID, roomID string, joined bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	u, r := h.userLocked(userID), h.roomLocked(roomID)
+	if was := u.rooms[roomID] != nil; was != joined {
+		for _, w := range h.watchers {
+			w.Moved(userID, roomID, joined)
+		}
+	}
 	if joined {
 		u.rooms[roomID], r.users[userID] = r, u
 		return
@@ -185,6 +192,9 @@ func (h *Hub) TouchRoom(roomID string, pos int64) {
 	defer h.mu.RUnlock()
 	if r := h.rooms[roomID]; r != nil {
 		h.touchMembers(r, pos)
+		for _, w := range h.watchers {
+			w.RoomTouched(roomID, pos)
+		}
 	}
 }
 
@@ -193,6 +203,9 @@ func (h *Hub) TouchUser(userID string, pos int64) {
 	u := h.user(userID)
 	raise(&u.own, pos)
 	h.touch(u, pos)
+	for _, w := range h.watchers {
+		w.UserTouched(userID, pos)
+	}
 }
 
 // LastPersonal returns the highest position given to TouchUser for the user;
@@ -233,11 +246,19 @@ func (h *Hub) WakeRoom(roomID string, eph int64) {
 		for _, u := range r.users {
 			u.wakeEphemeral(eph)
 		}
+		for _, w := range h.watchers {
+			w.RoomTouched(roomID, 0)
+		}
 	}
 }
 
 // WakeUser wakes one local user for an ephemeral change.
-func (h *Hub) WakeUser(userID string, eph int64) { h.user(userID).wakeEphemeral(eph) }
+func (h *Hub) WakeUser(userID string, eph int64) {
+	h.user(userID).wakeEphemeral(eph)
+	for _, w := range h.watchers {
+		w.UserTouched(userID, 0)
+	}
+}
 
 // Wait returns true as soon as something newer than the durable position pos or
 // the ephemeral sequence eph concerns the user, and false when ctx ends first.

@@ -59,3 +59,15 @@ func (h *Hub) Emit(change Change) {
 		}
 	}
 }
+
+// Watcher hears of what syncs are woken for, beside events: who joins and leaves, and that something of a room or of a
+// local user changed. A pos of 0 says that the change has no position and can be read at once; any other is read once it
+// is published. The methods run under locks of the hub: they return at once and do not call it.
+type Watcher interface {
+	Moved(userID, roomID string, joined bool)
+	RoomTouched(roomID string, pos int64)
+	UserTouched(userID string, pos int64)
+}
+
+// Watch adds a watcher. Call it before memberships are loaded.
+func (h *Hub) Watch(w Watcher) { h.watchers = append(h.watchers, w) }

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +39,7 @@ type service struct {
 	mood    func(w http.ResponseWriter, txn string, body []byte) bool // answers itself when it returns true
 	txns    map[string]string                                         // number → event ids
 	events  []event
+	beside  []beside // of transactions that have any
 	queries []string
 	changed chan struct{}
 	create  func(path string) bool
@@ -56,7 +58,39 @@ type event struct {
 	} `json:"content"`
 }
 
-func newService(t *testing.T) *service {
+// beside is what a transaction has beside events.
+type beside struct {
+	Ephemeral []passing      `json:"ephemeral"`
+	Unstable  []passing      `json:"de.sorunome.msc2409.ephemeral"`
+	ToDevice  []toDevice     `json:"de.sorunome.msc2409.to_device"`
+	Lists     deviceLists    `json:"org.matrix.msc3202.device_lists"`
+	OneTime   oneTimeKeys    `json:"org.matrix.msc3202.device_one_time_keys_count"`
+	Fallback  fallbackUnused `json:"org.matrix.msc3202.device_unused_fallback_key_types"`
+}
+
+type (
+	passing struct {
+		Type    string          `json:"type"`
+		Room    string          `json:"room_id"`
+		Sender  string          `json:"sender"`
+		Content json.RawMessage `json:"content"`
+	}
+	toDevice struct {
+		Type    string         `json:"type"`
+		Sender  string         `json:"sender"`
+		User    string         `json:"to_user_id"`
+		Device  string         `json:"to_device_id"`
+		Content map[string]any `json:"content"`
+	}
+	deviceLists struct {
+		Changed []string `json:"changed"`
+		Left    []string `json:"left"`
+	}
+	oneTimeKeys    map[string]map[string]map[string]int
+	fallbackUnused map[string]map[string][]string
+)
+
+func newService(t *testing.T, more ...string) *service {
 	v := &service{t: t, txns: map[string]string{}, changed: make(chan struct{})}
 	v.http = httptest.NewServer(v)
 	t.Cleanup(v.http.Close)
@@ -70,7 +104,7 @@ rate_limited: false
 namespaces:
   users: [{exclusive: true, regex: "@irc_.*"}]
   aliases: [{exclusive: true, regex: "#irc_.*"}]
-`, v.http.URL, asToken, hsToken)
+`, v.http.URL, asToken, hsToken) + strings.Join(more, "\n")
 	if err := os.WriteFile(v.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -121,6 +155,15 @@ func (v *service) take(txn string, body []byte) {
 	for _, e := range t.Events {
 		ids += e.ID + " "
 	}
+	var fields map[string]json.RawMessage
+	var more beside
+	if err := errors.Join(json.Unmarshal(body, &fields), json.Unmarshal(body, &more)); err != nil {
+		v.t.Error(err)
+	}
+	delete(fields, "events") // their ages differ from one try to the next
+	if len(fields) > 0 {
+		ids += fmt.Sprintf("%s", fields)
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if before, again := v.txns[txn]; again {
@@ -131,6 +174,9 @@ func (v *service) take(txn string, body []byte) {
 	}
 	v.txns[txn] = ids
 	v.events = append(v.events, t.Events...)
+	if len(fields) > 0 {
+		v.beside = append(v.beside, more)
+	}
 	close(v.changed)
 	v.changed = make(chan struct{})
 }
@@ -161,6 +207,33 @@ func (v *service) until(what string, want func(e event) bool) (found event) {
 			v.t.Fatalf("the service has waited in vain for %s; it has %v", what, v.bodies(""))
 		}
 	}
+}
+
+// gets waits until something beside events is wanted.
+func (v *service) gets(what string, want func(b beside) bool) {
+	v.t.Helper()
+	deadline := time.After(hstest.Patience)
+	for {
+		v.mu.Lock()
+		changed, found := v.changed, slices.ContainsFunc(v.beside, want)
+		v.mu.Unlock()
+		if found {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			v.t.Fatalf("the service has waited in vain for %s; it has %+v", what, v.beside)
+		}
+	}
+}
+
+// passes waits for an ephemeral event.
+func (v *service) passes(what string, want func(p passing) bool) {
+	v.t.Helper()
+	v.gets(what, func(b beside) bool { return slices.ContainsFunc(b.Ephemeral, want) })
 }
 
 func (v *service) said(body string) event {

@@ -107,7 +107,7 @@ var rings = []ring{
 	// Indexes over rooms: domain packages that read what roomserver owns.
 	{"internal/relations", slices.Concat([]string{"roomserver"}, ground)},
 	{"internal/userdir", slices.Concat([]string{"roomserver"}, ground)},
-	{"internal/appservice", slices.Concat([]string{"roomserver"}, ground)},
+	{"internal/appservice", slices.Concat([]string{"roomserver", "internal/ephemeral", "internal/e2ee"}, ground)},
 	{"internal/pushers", slices.Concat([]string{"roomserver", "internal/pushrules"}, ground)},
 	{"internal/reports", slices.Concat([]string{"roomserver"}, ground)},
 	{"internal/search", slices.Concat([]string{"roomserver", "internal/relations"}, ground)},

@@ -118,6 +118,7 @@ func (n *Node) wire(context.Context) error {
 		return err
 	}
 	n.newEphemeral()
+	p.services.UseSources(appservice.Sources{Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee})
 	p.about = n.newAbout()
 	p.accountAPI = n.newAccountAPI()
 	p.pushAPI = pushapi.New(p.push, p.pushers)
