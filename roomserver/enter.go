@@ -2,30 +2,94 @@ package roomserver
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"knock/roomserver/event"
 	"knock/roomserver/state"
 	"knock/roomserver/store"
 )
 
+// takeJoin takes a join that a server let in and answered: it opens the room, or
+// adds the join to it where this server is in the room by now.
+func (s *Server) takeJoin(ctx context.Context, server string, a *joinAnswer) error {
+	resident, err := s.IsResident(ctx, a.room)
+	if err != nil {
+		return err
+	}
+	if !resident {
+		if err = s.enter(ctx, a); !errors.Is(err, errInside) {
+			return err
+		}
+	}
+	return s.joinInside(ctx, server, a)
+}
+
+// errInside is returned when this server is in the room that is to be opened.
+var errInside = errors.New("this server is in the room")
+
 // enter writes a room that was joined through another server.
 func (s *Server) enter(ctx context.Context, a *joinAnswer) error {
-	key, err := s.ensureRoom(ctx, a.room, a.v)
-	if err != nil {
-		return err
-	}
+	return s.retry(ctx, func() error {
+		key, err := s.ensureRoom(ctx, a.room, a.v)
+		if errors.Is(err, errOtherVersion) {
+			return fmt.Errorf("%w: %v", ErrBadAnswer, err)
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.readAnew(ctx, key, a); err != nil {
+			return err
+		}
+		set, err := s.storeAnswer(ctx, key, a)
+		if err != nil {
+			return err
+		}
+		return s.enterLocked(ctx, key, a, set)
+	})
+}
+
+// storeAnswer stores the events of an answer and returns its state.
+func (s *Server) storeAnswer(ctx context.Context, key store.RoomKey, a *joinAnswer) (*state.Set, error) {
 	nids, err := s.storeOutliers(ctx, key, a.order, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.internServers(ctx, a.state); err != nil {
-		return err
+		return nil, err
 	}
-	set, err := s.setOf(ctx, a.state, nids)
+	return s.setOf(ctx, a.state, nids)
+}
+
+// joinInside adds the join that a server answered to a room that this server is
+// in, as if it had come in a transaction. Where what precedes it cannot be had,
+// the answer tells the state before it.
+func (s *Server) joinInside(ctx context.Context, server string, a *joinAnswer) error {
+	key, err := s.Room(ctx, a.room)
 	if err != nil {
 		return err
 	}
-	return s.retry(ctx, func() error { return s.enterLocked(ctx, key, a, set) })
+	if key.Version != a.v {
+		return fmt.Errorf("%w: the room has version %s, not %s", ErrBadAnswer, key.Version.ID, a.v.ID)
+	}
+	if err := s.place(ctx, key, server, a.join); err != nil {
+		s.Log.WithError(err).WithField("room", a.room).Info("What precedes a join cannot be had; the state that its server tells is used")
+		set, err := s.storeAnswer(ctx, key, a)
+		if err != nil {
+			return err
+		}
+		if err := s.placeHere(ctx, key, server, a.join, admission{state: set}); err != nil {
+			return err
+		}
+	}
+	known, err := s.here(ctx, a.join.EventID())
+	if err != nil {
+		return err
+	}
+	if known == nil {
+		return fmt.Errorf("%w: the join could not be placed", ErrBadAnswer)
+	}
+	return refusal(known)
 }
 
 // internServers gives numbers to the names of all servers in a state at once.
@@ -67,6 +131,15 @@ func (s *Server) enterLocked(ctx context.Context, key store.RoomKey, a *joinAnsw
 	}
 	if err := r.lock(); err != nil {
 		return err
+	}
+	if r.tip.here(s.ServerName) {
+		r.mu.Unlock()
+		return errInside
+	}
+	if r.key.Version != a.v { // another one was claimed meanwhile
+		r.fail()
+		r.mu.Unlock()
+		return store.ErrRevision
 	}
 	b := r.begin()
 	err = b.replace(ctx, a.join, set)

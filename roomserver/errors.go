@@ -66,6 +66,7 @@ var mapped = []struct {
 	{ErrNoCreate, matrixerr.MissingParam("The invite lacks the room's m.room.create event as a full PDU.")},
 	{ErrNoPolicy, matrixerr.New(http.StatusBadGateway, "M_UNKNOWN", "The room's policy server could not be asked, so nothing was sent. Try again later; m.room.policy can be changed without it.")},
 	{ErrBadAnswer, matrixerr.Unknown(http.StatusBadGateway, "The answer of the other server is not right, so it was not used. Try again later, or name another server in \"via\".")},
+	{errStopping, matrixerr.Unknown(http.StatusServiceUnavailable, "The server is stopping; try again in a moment.")},
 	{ErrBusy, matrixerr.LimitExceeded(30 * time.Second)},
 	{ErrBlocked, matrixerr.InviteBlocked()},
 	{ErrBadRequest, matrixerr.InvalidParam("The request is not valid.")},

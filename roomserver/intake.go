@@ -86,8 +86,10 @@ func (s *Server) untried(key store.RoomKey, seq int64) {
 	}
 }
 
-// Run works off the inbound queue and changes of local users until ctx ends.
+// Run works off the inbound queue and changes of local users until ctx ends, and
+// then waits for joins that are under way.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.joins.end()
 	if err := s.findInbound(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil

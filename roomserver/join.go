@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -22,115 +22,66 @@ type JoinRequest struct {
 	Via                 []string
 	Reason              string
 	Content             map[string]json.RawMessage
+	// Joined, unless nil, is called when the user is in the room, before Join
+	// returns, and also when its caller waits no longer.
+	Joined func(ctx context.Context, roomID string)
 }
 
-// maxCandidates bounds the servers that are tried for one join.
-const maxCandidates = 10
-
 // Join brings a local user into a room, through another server when this one is
-// not in it, and returns the room's id.
+// not in it, and returns the room's id. What is begun with other servers goes on
+// when ctx ends.
 func (s *Server) Join(ctx context.Context, q JoinRequest) (string, error) {
-	roomID, via, err := s.locate(ctx, q.RoomIDOrAlias, q.Via)
+	roomID, to, err := s.locate(ctx, q.RoomIDOrAlias, q.Via)
 	if err != nil {
 		return "", err
 	}
 	m := MembershipRequest{RoomID: roomID, Sender: q.User, Target: q.User, Membership: auth.Join, Reason: q.Reason, Content: q.Content}
-	resident, err := s.IsResident(ctx, roomID)
-	if err != nil {
-		return "", err
-	}
-	if resident {
-		err = s.joinHere(ctx, m)
-		var refused *NotAllowed
-		if err == nil || !errors.As(err, &refused) || !s.needsAuthoriser(ctx, roomID) {
+	for {
+		done, err := s.tryHere(ctx, m, q.Joined)
+		if done {
+			return roomID, err
+		}
+		mine, err := s.joins.do(ctx, roomID, q.User, func(ctx context.Context, f *flight) error { return s.fly(ctx, f, m, to, q.Joined) })
+		if mine || ctx.Err() != nil || errors.Is(err, errStopping) {
 			return roomID, err
 		}
 	}
-	return roomID, s.throughOthers(ctx, roomID, q.User, via, err, func(server string) error { return s.joinThrough(ctx, server, m) })
 }
 
-// locate resolves an alias and completes the list of servers to ask.
-func (s *Server) locate(ctx context.Context, roomIDOrAlias string, via []string) (string, []string, error) {
-	if len(roomIDOrAlias) > 0 && roomIDOrAlias[0] == '#' {
-		roomID, servers, err := s.ResolveAlias(ctx, roomIDOrAlias)
-		return roomID, append(slices.Clone(via), servers...), err
+// tryHere joins a room that this server is in. It is not done where others must
+// be asked: of a room that this server is not in, and where nobody here may let
+// the user in, which is the error then.
+func (s *Server) tryHere(ctx context.Context, m MembershipRequest, joined func(context.Context, string)) (done bool, err error) {
+	resident, err := s.IsResident(ctx, m.RoomID)
+	if err != nil || !resident {
+		return err != nil, err
 	}
-	if !event.ValidRoomID(roomIDOrAlias) {
-		return "", nil, ErrUnknownRoom
+	err = s.joinHere(ctx, m)
+	if err == nil && joined != nil {
+		joined(ctx, m.RoomID)
 	}
-	return roomIDOrAlias, via, nil
+	var refused *NotAllowed
+	return err == nil || !errors.As(err, &refused) || !s.needsAuthoriser(ctx, m.RoomID), err
 }
 
-// throughOthers tries servers in turn: those named, the inviter's, those known
-// to be in the room, or else the one in the room id. without, where it is not nil,
-// is the error of doing it here, returned when nobody can help. What is known of
-// a room that this server is not in is old: servers that are named go without it.
-func (s *Server) throughOthers(ctx context.Context, roomID, user string, via []string, without error, try func(server string) error) error {
-	candidates := s.candidates(ctx, roomID, user, via, without != nil)
-	if s.Remote == nil || len(candidates) == 0 {
-		if without == nil {
-			without = ErrUnknownRoom
-		}
-		return without
-	}
-	var first error
-	for _, server := range candidates {
-		err := try(server)
-		if err == nil {
-			return nil
-		}
-		s.Log.WithError(err).WithField("room", roomID).WithField("server", server).Info("A server could not help with a membership")
-		if first == nil || errors.Is(first, ErrNoRoute) {
-			first = err
-		}
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	if without != nil {
-		return without
-	}
-	return first
-}
-
-func (s *Server) candidates(ctx context.Context, roomID, user string, via []string, inside bool) []string {
-	list := slices.Clone(via)
-	if m, err := s.Membership(ctx, roomID, user); err == nil && (m.State == store.Invite || m.State == store.Knock) {
-		list = append(list, s.toldBy(ctx, m)...)
-	}
-	if servers, err := s.JoinedServers(ctx, roomID); err == nil && (inside || len(via) == 0) {
-		list = append(list, servers...)
-	}
-	if len(list) == 0 {
-		list = append(list, serverOf(roomID))
-	}
-	out := make([]string, 0, maxCandidates)
-	for _, server := range list {
-		if server != "" && server != s.ServerName && event.ValidServerName(server) && !slices.Contains(out, server) && len(out) < maxCandidates {
-			out = append(out, server)
-		}
-	}
-	return out
-}
-
-// toldBy are the servers of those who made an invite or a knock and the state that came along: a room id need not
-// name one.
-func (s *Server) toldBy(ctx context.Context, m store.MemberRow) (servers []string) {
-	var list []json.RawMessage
-	if e, err := s.Store.LoadOne(ctx, m.Event); err == nil {
-		servers = append(servers, serverOf(e.Event.Sender()))
-	}
-	err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
-		list, err = s.Stripped(tx, m)
+// fly joins a room through other servers.
+func (s *Server) fly(ctx context.Context, f *flight, m MembershipRequest, to route, joined func(context.Context, string)) error {
+	done, err := s.tryHere(ctx, m, joined) // somebody else may have landed meanwhile
+	if done {
 		return err
-	})
+	}
+	log := s.Log.WithField("room", m.RoomID).WithField("user", m.Target)
+	log.Info("A room is joined through other servers")
+	err = s.throughOthers(ctx, m.RoomID, m.Target, to, err, func(ctx context.Context, server string) error { return s.joinThrough(ctx, f, server, m) })
 	if err != nil {
-		s.Log.WithError(err).Warn("The state that came with an invite or a knock could not be read")
+		log.WithError(err).Info("A room could not be joined through other servers")
+		return err
 	}
-	for _, raw := range list {
-		servers = append(servers, serverOf(gjson.GetBytes(raw, "sender").Str))
+	log.WithField("server", f.server).WithField("events", f.events.Load()).WithField("seconds", time.Since(f.since).Seconds()).Info("A room was joined through another server")
+	if joined != nil {
+		joined(ctx, m.RoomID)
 	}
-	return servers
+	return nil
 }
 
 // joinHere joins a room that this server is in.
@@ -248,21 +199,25 @@ func (s *Server) isMember(tx *sqldb.Tx, roomID, userID string) (bool, error) {
 
 // joinThrough joins a room through a server that is in it (server-server API,
 // "Joining Rooms"). Nothing is written before the answer is checked.
-func (s *Server) joinThrough(ctx context.Context, server string, m MembershipRequest) error {
+func (s *Server) joinThrough(ctx context.Context, f *flight, server string, m MembershipRequest) error {
+	f.at(server, stepMake)
 	e, err := s.makeThrough(ctx, "join", server, m)
 	if err != nil {
 		return err
 	}
-	answer := &joinAnswer{s: s, v: e.V(), room: m.RoomID, join: e}
+	f.at(server, stepSend)
+	answer := &joinAnswer{s: s, v: e.V(), room: m.RoomID, join: e, seen: &f.events}
 	defer answer.release()
 	err = s.Remote.SendJoin(ctx, server, m.RoomID, e.EventID(), e.JSON(), JoinSink{State: answer.addState, Auth: answer.addAuth, Event: answer.setEvent})
 	if err != nil {
 		return err
 	}
+	f.at(server, stepCheck)
 	if err := answer.check(ctx); err != nil {
 		return fmt.Errorf("%s: %w", server, err)
 	}
-	return s.enter(ctx, answer)
+	f.at(server, stepWrite)
+	return s.takeJoin(ctx, server, answer)
 }
 
 // makeThrough gets the template of a membership event from a server and makes

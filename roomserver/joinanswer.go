@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 
 	"github.com/tidwall/gjson"
 
@@ -34,6 +35,7 @@ type joinAnswer struct {
 	bad   map[string]bool // ids of events whose signatures do not hold
 	good  map[string]bool // ids of events that hold, so that others may rest on them
 	order []*event.Event  // all good ones, auth events first
+	seen  *atomic.Int64   // counts the events for who watches, unless nil
 }
 
 // addState takes one event of the state. A state that holds two events for one
@@ -76,6 +78,9 @@ func (a *joinAnswer) add(raw json.RawMessage) (*event.Event, error) {
 	}
 	if err := a.hold(len(raw)); err != nil {
 		return nil, err
+	}
+	if a.seen != nil {
+		a.seen.Add(1)
 	}
 	e, err := event.Parse(a.v, raw)
 	if err != nil || e.Room() != a.room {

@@ -176,7 +176,7 @@ func (s *Server) Leave(ctx context.Context, roomID, user, reason string) error {
 	if row.State != store.Invite && row.State != store.Knock {
 		return ErrNotJoined
 	}
-	err = s.throughOthers(ctx, roomID, user, nil, ErrNoRoute, func(server string) error { return s.leaveThrough(ctx, server, m) })
+	err = s.throughOthers(ctx, roomID, user, route{}, ErrNoRoute, func(ctx context.Context, server string) error { return s.leaveThrough(ctx, server, m) })
 	if err == nil {
 		return nil
 	}
@@ -213,7 +213,7 @@ func (s *Server) leaveHere(ctx context.Context, m store.MemberRow, user string) 
 
 // Knock asks to be let into a room.
 func (s *Server) Knock(ctx context.Context, q JoinRequest) (string, error) {
-	roomID, via, err := s.locate(ctx, q.RoomIDOrAlias, q.Via)
+	roomID, to, err := s.locate(ctx, q.RoomIDOrAlias, q.Via)
 	if err != nil {
 		return "", err
 	}
@@ -226,7 +226,7 @@ func (s *Server) Knock(ctx context.Context, q JoinRequest) (string, error) {
 		_, err := s.SetMembership(ctx, m)
 		return roomID, err
 	}
-	return roomID, s.throughOthers(ctx, roomID, q.User, via, nil, func(server string) error { return s.knockThrough(ctx, server, m) })
+	return roomID, s.throughOthers(ctx, roomID, q.User, to, nil, func(ctx context.Context, server string) error { return s.knockThrough(ctx, server, m) })
 }
 
 func (s *Server) knockThrough(ctx context.Context, server string, m MembershipRequest) error {

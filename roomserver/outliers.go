@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"knock/internal/sqldb"
@@ -9,23 +10,45 @@ import (
 	"knock/roomserver/store"
 )
 
+// errOtherVersion is returned for a room that has another version than is said.
+var errOtherVersion = errors.New("the room has another version")
+
 // ensureRoom returns the key of a room, making the row of one that this server
-// is not in when there is none.
+// is not in when there is none. The version of a room that this server never was
+// in is a claim, which another one replaces; events keep the version that they
+// were stored with.
 func (s *Server) ensureRoom(ctx context.Context, roomID string, v *event.Version) (store.RoomKey, error) {
 	s.invites.Lock()
 	defer s.invites.Unlock()
-	key, err := s.Store.Room(ctx, roomID)
-	if err == nil {
-		if key.Version.ID != v.ID {
-			return key, fmt.Errorf("room %s has version %s, not %s", roomID, key.Version.ID, v.ID)
-		}
-		return key, nil
-	}
-	if err != store.ErrNotFound {
+	key, resident, err := s.roomRow(ctx, roomID)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return s.claimRoom(ctx, roomID, v)
+	case err != nil || key.Version == v:
 		return key, err
+	case resident:
+		return key, fmt.Errorf("%w: %s, not %s", errOtherVersion, key.Version.ID, v.ID)
 	}
-	key = store.RoomKey{NID: s.db.NextID(), ID: roomID, Version: v}
-	err = s.db.Do(ctx, &sqldb.Op{Name: "room", Write: func(tx *sqldb.Tx, _ int64) error {
+	key.Version = v
+	return key, s.retry(ctx, func() error { return s.claimVersion(ctx, key) })
+}
+
+// roomRow reads a room as it is, not as it was when its key was last read.
+func (s *Server) roomRow(ctx context.Context, roomID string) (key store.RoomKey, resident bool, err error) {
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		if key, err = s.Store.ReadRoom(tx, roomID); err != nil {
+			return err
+		}
+		row, err := s.Store.RoomRow(tx, key.NID)
+		resident = row.Resident
+		return err
+	})
+	return key, resident, err
+}
+
+func (s *Server) claimRoom(ctx context.Context, roomID string, v *event.Version) (store.RoomKey, error) {
+	key := store.RoomKey{NID: s.db.NextID(), ID: roomID, Version: v}
+	err := s.db.Do(ctx, &sqldb.Op{Name: "room", Write: func(tx *sqldb.Tx, _ int64) error {
 		_, err := s.Store.InsertRoom(tx, key, store.RoomRow{Rev: 1})
 		return err
 	}})
@@ -33,6 +56,79 @@ func (s *Server) ensureRoom(ctx context.Context, roomID string, v *event.Version
 		return key, err
 	}
 	return s.Store.Room(ctx, roomID)
+}
+
+// claimVersion gives a room that this server never was in another version.
+func (s *Server) claimVersion(ctx context.Context, key store.RoomKey) error {
+	err := s.db.Do(ctx, &sqldb.Op{
+		Name: "room",
+		Check: func(tx *sqldb.Tx) error {
+			revs := revsOf(tx)
+			if revs[key.NID] != nil { // the room changes in the same transaction
+				return store.ErrRevision
+			}
+			rev, err := s.Store.LockRoom(tx, key.NID)
+			revs[key.NID] = &roomRev{base: rev, now: rev + 1}
+			return err
+		},
+		Write:     func(tx *sqldb.Tx, _ int64) error { return s.Store.SetVersion(tx, key) },
+		Committed: func(int64) { s.Store.KeepRoom(key) },
+	})
+	s.mu.Lock()
+	r := s.rooms[key.NID]
+	s.mu.Unlock()
+	if r != nil {
+		r.fail()
+	}
+	return err
+}
+
+// readAnew gives the events of an answer that are here already, from a time when
+// another version was claimed for the room, the version that it has.
+func (s *Server) readAnew(ctx context.Context, key store.RoomKey, a *joinAnswer) error {
+	if _, resident, err := s.roomRow(ctx, a.room); err != nil || resident {
+		return err
+	}
+	ids := make([]string, 0, len(a.order)+1)
+	for _, e := range append(a.order[:len(a.order):len(a.order)], a.join) {
+		ids = append(ids, e.EventID())
+	}
+	var old []*store.Stored
+	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		nids, err := s.Store.EventNIDs(tx, ids)
+		if err != nil {
+			return err
+		}
+		for _, nid := range nids {
+			e, err := s.Store.Event(tx, nid)
+			if err != nil {
+				return err
+			}
+			if e.Room == key.NID && e.Event.V() != key.Version {
+				old = append(old, e)
+			}
+		}
+		return nil
+	})
+	if err != nil || len(old) == 0 {
+		return err
+	}
+	return s.db.Do(ctx, &sqldb.Op{Name: "outliers", Write: func(tx *sqldb.Tx, _ int64) error {
+		for _, e := range old {
+			now := a.byID[e.ID]
+			if now == nil {
+				now = a.join
+			}
+			if err := s.Store.Reread(tx, e.NID, now); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, Committed: func(int64) {
+		for _, e := range old {
+			s.Store.Forget(e.NID)
+		}
+	}})
 }
 
 // outlierChunk is how many events one transaction takes when many are stored.
@@ -110,7 +206,7 @@ func (s *Server) storeOutlierChunk(ctx context.Context, key store.RoomKey, event
 		}
 		nids[e.EventID()] = row.NID
 		rows = append(rows, row)
-		packed = append(packed, s.Store.Pack(e, "", ""))
+		packed = append(packed, s.Store.PackOutlier(e))
 	}
 	if len(rows) == 0 {
 		return nil

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/singleflight"
 
@@ -46,6 +47,9 @@ type Options struct {
 	BlocksInvite func(user, inviter string) bool
 	// DefaultVersion is the room version of new rooms.
 	DefaultVersion string
+	// Down tells of servers that failed lately, so that others are asked first. It may be nil.
+	Down       func(server string) bool
+	Registerer prometheus.Registerer // nil: no metrics
 }
 
 // Accepted is an event that passed every check and is about to be written. The
@@ -105,6 +109,7 @@ type Server struct {
 	invites sync.Mutex // guards the creation of rows of rooms that are not resident
 	intake  intake
 	follows followUps
+	joins   joins
 	held    atomic.Int64 // bytes of large answers of other servers that are in memory
 
 	policyTuples [len(policyTypes)]int64
@@ -131,11 +136,13 @@ func New(o Options) *Server {
 	if o.DefaultVersion == "" {
 		o.DefaultVersion = event.DefaultVersion
 	}
-	return &Server{
+	s := &Server{
 		Options: o, db: o.Store.DB, rooms: map[int64]*room{}, loading: map[int64]*loading{},
 		follows: followUps{users: map[string]followUp{}, wake: make(chan struct{}, 1)},
 		intake:  intake{rooms: map[int64]store.RoomKey{}, busy: map[int64]bool{}, tried: map[int64]int64{}, wake: make(chan struct{}, 1)},
 	}
+	s.joins.init(o.Registerer)
+	return s
 }
 
 // Start loads the index of who is in which room. The database's writer must run.

@@ -72,11 +72,11 @@ func (a *API) join(ctx context.Context, r *httpx.Request) (any, error) {
 			return nil, err
 		}
 	}
+	q.Joined = func(ctx context.Context, room string) { a.carryOver(ctx, q.User, room) }
 	room, err := a.s.Join(ctx, q)
 	if err != nil {
 		return nil, failJoin(err)
 	}
-	a.carryOver(ctx, q.User, room)
 	return roomID(room), nil
 }
 

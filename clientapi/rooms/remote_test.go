@@ -27,6 +27,7 @@ type peer struct {
 	s                 *roomserver.Server
 	home              *roomserver.Server
 	down              bool
+	joining           func() // called while a join is answered
 }
 
 func (p *peer) reach(server string) error {
@@ -50,6 +51,9 @@ func (p *peer) SendJoin(ctx context.Context, server, roomID, eventID string, e j
 	a, err := p.s.AcceptMembership(ctx, "join", "hs", roomID, eventID, e, false)
 	if err != nil {
 		return passOn(err)
+	}
+	if p.joining != nil {
+		p.joining()
 	}
 	if err := errors.Join(pour(a.State, into.State), pour(a.Auth, into.Auth)); err != nil {
 		return err
@@ -166,6 +170,28 @@ func (p *peer) create(t *testing.T, q roomserver.CreateRequest) string {
 		t.Fatal(err)
 	}
 	return id
+}
+
+// TestJoinsUnderWay lists a join while the other server answers it.
+func TestJoinsUnderWay(t *testing.T) {
+	eachPair(t, func(t *testing.T, n *node, far *peer) {
+		const list = "/_knock/admin/joins"
+		room := far.create(t, roomserver.CreateRequest{Preset: "public_chat"})
+		far.joining = func() {
+			joins := n.ok("admin", "GET", list, ``)["joins"].([]any)
+			if len(joins) != 1 {
+				t.Fatalf("under way: %v", joins)
+			}
+			if j := joins[0].(answer); j["room_id"] != room || j["user_id"] != "@alice:hs" || j["server"] != "far" || j["age_ms"] == nil {
+				t.Errorf("under way: %v", j)
+			}
+		}
+		n.ok("alice", "POST", in(room, "join")+"?via=far", ``)
+		n.expect(403, "M_FORBIDDEN", "alice", "GET", list, ``)
+		if got := n.ok("admin", "GET", list, ``)["joins"].([]any); len(got) != 0 {
+			t.Errorf("afterwards: %v", got)
+		}
+	})
 }
 
 func TestHistoryOfAnotherServer(t *testing.T) {

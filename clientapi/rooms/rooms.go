@@ -68,6 +68,7 @@ const (
 // Routes is the route table.
 func (a *API) Routes() []httpx.Route {
 	rows := append(a.writeRoutes(), a.memberRoutes()...)
+	rows = append(rows, a.adminRoutes()...)
 	return append(rows, a.readRoutes()...)
 }
 

@@ -70,7 +70,7 @@ func syncPosition(token string) (pos int64, ok bool) {
 
 func authenticate(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
 	user, device, _ := strings.Cut(token, ":")
-	return httpx.Caller{UserID: "@" + user + ":hs", DeviceID: device, Guest: strings.HasPrefix(user, "guest")}, nil
+	return httpx.Caller{UserID: "@" + user + ":hs", DeviceID: device, Guest: strings.HasPrefix(user, "guest"), Admin: user == "admin"}, nil
 }
 
 type profiles struct{}

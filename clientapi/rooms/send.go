@@ -199,11 +199,11 @@ func (a *API) sendMember(ctx context.Context, c httpx.Caller, q roomserver.SendR
 
 // joinByState joins as POST /join does, which may take another server's help.
 func (a *API) joinByState(ctx context.Context, m roomserver.MembershipRequest) (string, error) {
-	room, err := a.s.Join(ctx, roomserver.JoinRequest{RoomIDOrAlias: m.RoomID, User: m.Target, Content: m.Content})
+	room, err := a.s.Join(ctx, roomserver.JoinRequest{RoomIDOrAlias: m.RoomID, User: m.Target, Content: m.Content,
+		Joined: func(ctx context.Context, room string) { a.carryOver(ctx, m.Target, room) }})
 	if err != nil {
 		return "", failJoin(err)
 	}
-	a.carryOver(ctx, m.Target, room)
 	e, err := a.s.CurrentState(ctx, room, typeMember, m.Target)
 	if err != nil {
 		return "", err

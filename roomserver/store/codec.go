@@ -47,15 +47,22 @@ func newCodec() *codec {
 	return &codec{enc: enc, dec: dec}
 }
 
-// note is what the sending device of a local event is told about it: kept
-// beside the JSON, so that it costs no row and no index.
-type note struct{ Device, Txn string }
+// note is what is kept beside an event's JSON, so that it costs no row and no
+// index: what the sending device of a local event is told about it, or the room
+// version of an outlier, which came when the room's version was only claimed.
+type note struct{ Device, Txn, Version string }
 
 // pack returns the event_json bytes of an event. Canonical JSON holds no raw
-// control characters, so a newline ends it.
+// control characters, so a newline ends it, or a carriage return before a version.
 func (c *codec) pack(json []byte, n note) []byte {
 	plain := json
-	if n != (note{}) {
+	switch {
+	case n.Version != "":
+		plain = make([]byte, 0, len(json)+len(n.Version)+1)
+		plain = append(plain, json...)
+		plain = append(plain, '\r')
+		plain = append(plain, n.Version...)
+	case n != (note{}):
 		plain = make([]byte, 0, len(json)+len(n.Device)+len(n.Txn)+2)
 		plain = append(plain, json...)
 		plain = append(plain, '\n')
@@ -92,14 +99,29 @@ func (c *codec) unpack(data []byte) ([]byte, note, error) {
 	}
 	json, rest, noted := bytes.Cut(plain, []byte{'\n'})
 	if !noted {
-		return json, note{}, nil
+		json, version, _ := bytes.Cut(plain, []byte{'\r'})
+		return json[:len(json):len(json)], note{Version: string(version)}, nil
 	}
 	device, txn, _ := bytes.Cut(rest, []byte{'\n'})
-	return json[:len(json):len(json)], note{string(device), string(txn)}, nil
+	return json[:len(json):len(json)], note{Device: string(device), Txn: string(txn)}, nil
 }
 
 // Pack returns the compressed form of an event for Write, made by the caller so
 // that the writer does not have to.
 func (s *Store) Pack(e *event.Event, device, txn string) []byte {
-	return s.codec.pack(e.JSON(), note{device, txn})
+	return s.codec.pack(e.JSON(), note{Device: device, Txn: txn})
+}
+
+// PackOutlier is Pack for an event whose room may turn out to have another
+// version.
+func (s *Store) PackOutlier(e *event.Event) []byte {
+	return s.codec.pack(e.JSON(), note{Version: e.V().ID})
+}
+
+func versionOf(id string) (*event.Version, error) {
+	v, ok := event.GetVersion(id)
+	if !ok {
+		return nil, fmt.Errorf("the unknown room version %q", id)
+	}
+	return v, nil
 }

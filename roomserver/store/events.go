@@ -167,6 +167,11 @@ func (s *Store) unpackEvent(v *event.Version, p packedEvent) (*Stored, error) {
 	if err != nil {
 		return nil, fmt.Errorf("event %d: %w", p.row.NID, err)
 	}
+	if n.Version != "" {
+		if v, err = versionOf(n.Version); err != nil {
+			return nil, fmt.Errorf("event %d: %w", p.row.NID, err)
+		}
+	}
 	id := string(p.id)
 	if len(p.id) == 32 {
 		id = unhashed(v, p.id)
@@ -275,6 +280,12 @@ func (s *Store) Insert(tx *sqldb.Tx, r *Row, data []byte) {
 	tx.Append(insertJSON, r.NID, data)
 }
 
+// Reread replaces an outlier's JSON by the event as another room version reads it.
+func (s *Store) Reread(tx *sqldb.Tx, nid int64, e *event.Event) error {
+	_, err := tx.Exec(updateJSON, nid, s.PackOutlier(e))
+	return err
+}
+
 // Place gives an outlier its place in history.
 func (s *Store) Place(tx *sqldb.Tx, r *Row) error {
 	var pos, ord any
@@ -305,7 +316,11 @@ func (s *Store) Redact(tx *sqldb.Tx, target *Stored, by int64) (*Stored, error) 
 	if _, err := tx.Exec(setRedacted, target.NID, by); err != nil {
 		return nil, err
 	}
-	_, err := tx.Exec(updateJSON, target.NID, s.Pack(redacted.Event, target.Device, target.Txn))
+	packed := s.Pack(redacted.Event, target.Device, target.Txn)
+	if target.Flags&Outlier != 0 {
+		packed = s.PackOutlier(redacted.Event)
+	}
+	_, err := tx.Exec(updateJSON, target.NID, packed)
 	return &redacted, err
 }
 

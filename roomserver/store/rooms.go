@@ -21,6 +21,7 @@ var (
 	lockRoom    = sqldb.Register("rooms.lock", `SELECT rev FROM rooms WHERE nid = $1 FOR UPDATE`)
 	insertRoom  = sqldb.Register("rooms.insert", `INSERT INTO rooms (nid, room_id, version, resident, rev, state, extremities) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`)
 	updateRoom  = sqldb.Register("rooms.update", `UPDATE rooms SET resident = $3, rev = $4, state = $5, extremities = $6 WHERE nid = $1 AND rev = $2`)
+	setVersion  = sqldb.Register("rooms.setVersion", `UPDATE rooms SET version = $2, rev = rev + 1 WHERE nid = $1 AND resident = 0`)
 	allResident = sqldb.Register("rooms.resident", `SELECT nid FROM rooms WHERE resident = $1 ORDER BY nid`)
 )
 
@@ -57,6 +58,15 @@ var ErrRevision = errors.New("the room changed meanwhile")
 // UpdateRoom writes a room whose revision was from.
 func (s *Store) UpdateRoom(tx *sqldb.Tx, from int64, r RoomRow) error {
 	n, err := tx.Exec(updateRoom, r.NID, from, flag(r.Resident), r.Rev, r.State, EncodeNIDs(r.Extremities))
+	if err == nil && n != 1 {
+		err = ErrRevision
+	}
+	return err
+}
+
+// SetVersion changes the version of a room that this server never was in.
+func (s *Store) SetVersion(tx *sqldb.Tx, k RoomKey) error {
+	n, err := tx.Exec(setVersion, k.NID, []byte(k.Version.ID))
 	if err == nil && n != 1 {
 		err = ErrRevision
 	}

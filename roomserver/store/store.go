@@ -35,7 +35,7 @@ type Store struct {
 	ids    *cache.Cache[int64, string]
 }
 
-// RoomKey is what never changes about a room.
+// RoomKey is what never changes about a room that this server is or was in.
 type RoomKey struct {
 	NID     int64
 	ID      string
@@ -99,6 +99,12 @@ func (s *Store) RoomTx(tx *sqldb.Tx, id string) (k RoomKey, err error) {
 	if k, ok := s.rooms.Get(id); ok {
 		return k, nil
 	}
+	return s.ReadRoom(tx, id)
+}
+
+// ReadRoom is RoomTx without the cache, which may name another version of a room
+// that this server never was in.
+func (s *Store) ReadRoom(tx *sqldb.Tx, id string) (k RoomKey, err error) {
 	var version []byte
 	if err := tx.QueryRow(roomByID, []byte(id)).Scan(&k.NID, &version); err != nil {
 		return k, notFound(err)

@@ -275,7 +275,7 @@ func (n *Node) newSender() *send.Sender {
 func (n *Node) newRooms() *roomserver.Server {
 	p := &n.parts
 	o := roomserver.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Hub: n.hub, Store: p.store,
-		Profiles: memberProfiles{p.account}, UnknownAlias: p.services.AskAlias, BlocksInvite: p.account.BlocksInvite, AliasesChanged: p.services.AliasesChanged, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"),
+		Profiles: memberProfiles{p.account}, UnknownAlias: p.services.AskAlias, BlocksInvite: p.account.BlocksInvite, AliasesChanged: p.services.AliasesChanged, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"), Registerer: n.metrics,
 		Participants: []roomserver.Participant{
 			counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}, p.index, userdir.NewWatcher(n.hub, n.cfg.ServerName),
 			&gatekeeper{e2ee: p.e2ee, store: p.store, server: n.cfg.ServerName, later: &n.later},
@@ -285,6 +285,7 @@ func (n *Node) newRooms() *roomserver.Server {
 	}
 	if p.remote != nil {
 		o.Remote, o.Verifier, o.Outbound = federationapi.NewRemote(p.remote), p.keys, p.sender
+		o.Down = func(server string) bool { return p.remote.Wait(server) > 0 }
 		o.Participants = append(o.Participants, p.sender)
 	}
 	return roomserver.New(o)
