@@ -56,7 +56,9 @@ type HistoryRequest struct {
 	Back         bool
 	Limit        int
 	Keep         func(*store.Stored) bool // nil: all
-	Local        bool                     // stop at a gap, ask no other server
+	// Pick returns which of events are wanted, in their order, with a look into the database; nil: all.
+	Pick  func(tx *sqldb.Tx, events []*store.Stored) ([]*store.Stored, error)
+	Local bool // stop at a gap, ask no other server
 }
 
 // History is a run of events that a user may see, in the direction asked.
@@ -178,6 +180,9 @@ func (w *walk) page(tx *sqldb.Tx) (on bool, err error) {
 		return false, err
 	}
 	visible, err := w.s.Visible(tx, w.q.User, events)
+	if err == nil && w.q.Pick != nil && len(visible) > 0 {
+		visible, err = w.q.Pick(tx, visible)
+	}
 	if err != nil {
 		return false, err
 	}

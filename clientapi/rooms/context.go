@@ -57,7 +57,7 @@ func (a *API) context(ctx context.Context, r *httpx.Request) (any, error) {
 		return nil, err
 	}
 	at, after := roomserver.Point(e.Ord), roomserver.After(e)
-	q := roomserver.HistoryRequest{RoomID: r.Vars["roomId"], User: r.Caller.UserID, From: &at, Back: true, Limit: limit / 2, Keep: filter.keep()}
+	q := roomserver.HistoryRequest{RoomID: r.Vars["roomId"], User: r.Caller.UserID, From: &at, Back: true, Limit: limit / 2, Keep: filter.keep(), Pick: a.pick(&filter)}
 	older, err := a.s.History(ctx, q)
 	if err != nil {
 		return nil, fail(err)

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"knock/internal/matrixerr"
+	"knock/internal/relations"
+	"knock/internal/sqldb"
 	"knock/roomserver/store"
 )
 
@@ -21,7 +23,17 @@ type eventFilter struct {
 	NotRooms    []string  `json:"not_rooms"`
 	ContainsURL *bool     `json:"contains_url"`
 	LazyMembers bool      `json:"lazy_load_members"`
+
+	// The rel_type that events have (MSC3874).
+	RelTypes    *[]string `json:"org.matrix.msc3874.rel_types"`
+	NotRelTypes []string  `json:"org.matrix.msc3874.not_rel_types"`
+
+	// The rel_type and the senders that events have among their children (MSC3440).
+	RelatedTypes   *[]string `json:"related_by_rel_types"`
+	RelatedSenders *[]string `json:"related_by_senders"`
 }
+
+const maxRelated = 100 // entries of a list about children
 
 func parseFilter(text string) (f eventFilter, err error) {
 	if text == "" {
@@ -32,6 +44,11 @@ func parseFilter(text string) (f eventFilter, err error) {
 	}
 	if f.Limit != nil && *f.Limit <= 0 {
 		return f, matrixerr.InvalidParam(`"limit" of a filter must be greater than 0`)
+	}
+	for _, list := range []*[]string{f.RelatedTypes, f.RelatedSenders} {
+		if list != nil && len(*list) > maxRelated {
+			return f, matrixerr.InvalidParam("A list of rel_types or senders of related events in a filter may have at most 100 entries")
+		}
 	}
 	return f, nil
 }
@@ -51,7 +68,8 @@ func (f *eventFilter) room(id string) bool {
 
 // keep returns the test of single events, nil when all pass.
 func (f *eventFilter) keep() func(*store.Stored) bool {
-	if f.Types == nil && len(f.NotTypes) == 0 && f.Senders == nil && len(f.NotSenders) == 0 && f.ContainsURL == nil {
+	if f.Types == nil && len(f.NotTypes) == 0 && f.Senders == nil && len(f.NotSenders) == 0 && f.ContainsURL == nil &&
+		f.RelTypes == nil && len(f.NotRelTypes) == 0 {
 		return nil
 	}
 	return f.passes
@@ -65,7 +83,23 @@ func (f *eventFilter) passes(e *store.Stored) bool {
 	case anyType(f.NotTypes, typ), f.Types != nil && !anyType(*f.Types, typ):
 		return false
 	}
+	if f.RelTypes != nil || len(f.NotRelTypes) > 0 {
+		r, _ := relations.Of(e.Event)
+		if slices.Contains(f.NotRelTypes, r.Type) || f.RelTypes != nil && !slices.Contains(*f.RelTypes, r.Type) {
+			return false
+		}
+	}
 	return f.ContainsURL == nil || *f.ContainsURL == (e.Event.ContentField("url") != nil)
+}
+
+// pick returns the test of events by what relates to them, nil when all pass.
+func (a *API) pick(f *eventFilter) func(*sqldb.Tx, []*store.Stored) ([]*store.Stored, error) {
+	if f.RelatedTypes == nil && f.RelatedSenders == nil || a.o.Related == nil {
+		return nil
+	}
+	return func(tx *sqldb.Tx, events []*store.Stored) ([]*store.Stored, error) {
+		return a.o.Related(tx, events, f.RelatedTypes, f.RelatedSenders)
+	}
 }
 
 func anyType(patterns []string, typ string) bool {

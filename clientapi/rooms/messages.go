@@ -71,7 +71,7 @@ func (a *API) historyRequest(ctx context.Context, r *httpx.Request) (q roomserve
 	if q.Limit, f, err = limitAndFilter(r); err != nil {
 		return q, f, err
 	}
-	q.Keep = f.keep()
+	q.Keep, q.Pick = f.keep(), a.pick(&f)
 	if q.From, err = a.point(ctx, r, "from"); err != nil {
 		return q, f, err
 	}

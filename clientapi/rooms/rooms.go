@@ -33,6 +33,9 @@ type Options struct {
 	// Bundle returns what else events carry for a viewer, such as aggregations of
 	// relations; it may be nil.
 	Bundle func(tx *sqldb.Tx, v roomserver.Viewer, events []*store.Stored) (func(*store.Stored, *event.ClientOptions), error)
+	// Related returns those of events that have children of any of the rel_types and senders, nil lists being any; it
+	// may be nil.
+	Related func(tx *sqldb.Tx, events []*store.Stored, relTypes, senders *[]string) ([]*store.Stored, error)
 	// Check refuses an event whose relation to another one is not allowed; it may
 	// be nil.
 	Check func(ctx context.Context, q roomserver.SendRequest) error

@@ -54,7 +54,7 @@ func newNode(t testing.TB, db *sqldb.DB) *node {
 	n := &node{t: t, s: s, hub: hub}
 	related := relations.NewReader(relations.Options{Rooms: s})
 	n.o = Options{ServerName: "hs", Rooms: s, DB: db, Hub: hub, SyncPosition: syncPosition, Check: index.Check,
-		Search: search.New(search.Options{Rooms: s, Relations: related}),
+		Search: search.New(search.Options{Rooms: s, Relations: related}), Related: related.Related,
 		Replaced: func(_ context.Context, user, old, room string) error {
 			n.replaced = append(n.replaced, user+" "+old+" "+room)
 			return nil

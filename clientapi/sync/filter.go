@@ -3,9 +3,11 @@ package sync
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
+	"knock/internal/relations"
 	"knock/roomserver/event"
 )
 
@@ -82,13 +84,24 @@ type roomFilter struct {
 	lazy      bool
 	redundant bool
 	threads   bool
+
+	relTypes, notRelTypes        []string  // the rel_type that events have (MSC3874); a nil relTypes is all
+	relatedTypes, relatedSenders *[]string // what their children have (MSC3440); nil is all
 }
 
 func (f *roomFilter) hasEvent(e *event.Event) bool {
 	if f.url != nil && *f.url != e.ContentGet("url").Exists() {
 		return false
 	}
-	return f.senders.has(e.Sender()) && f.hasType(e.Type())
+	return f.senders.has(e.Sender()) && f.hasType(e.Type()) && f.hasRelation(e)
+}
+
+func (f *roomFilter) hasRelation(e *event.Event) bool {
+	if f.relTypes == nil && len(f.notRelTypes) == 0 {
+		return true
+	}
+	r, _ := relations.Of(e)
+	return !slices.Contains(f.notRelTypes, r.Type) && (f.relTypes == nil || slices.Contains(f.relTypes, r.Type))
 }
 
 // glob matches s with a pattern in which * stands for any characters.
@@ -149,6 +162,11 @@ type (
 		Lazy      bool  `json:"lazy_load_members"`
 		Redundant bool  `json:"include_redundant_members"`
 		Threads   bool  `json:"unread_thread_notifications"`
+
+		RelTypes       *[]string `json:"org.matrix.msc3874.rel_types"`
+		NotRelTypes    *[]string `json:"org.matrix.msc3874.not_rel_types"`
+		RelatedTypes   *[]string `json:"related_by_rel_types"`
+		RelatedSenders *[]string `json:"related_by_senders"`
 	}
 )
 
@@ -207,6 +225,16 @@ func (c *compiler) list(p *[]string) []string {
 	return *p
 }
 
+// maxRelated is how many entries a list about the children of events may have.
+const maxRelated = 100
+
+func (c *compiler) short(p *[]string) *[]string {
+	if p != nil && len(*p) > maxRelated {
+		c.fail(fmt.Sprintf("A list about related events in a filter may have at most %d entries", maxRelated))
+	}
+	return p
+}
+
 func (c *compiler) ids(only, not *[]string, sigil byte) (f idFilter) {
 	set := func(p *[]string) map[string]struct{} {
 		if p == nil {
@@ -236,5 +264,7 @@ func (c *compiler) rooms(w *wireRooms) idFilter { return c.ids(w.Rooms, w.NotRoo
 
 func (c *compiler) roomEvents(w *wireRoomEvents) roomFilter {
 	return roomFilter{eventFilter: c.events(&w.wireEvents), rooms: c.rooms(&w.wireRooms), url: w.URL,
-		lazy: w.Lazy, redundant: w.Redundant, threads: w.Threads}
+		lazy: w.Lazy, redundant: w.Redundant, threads: w.Threads,
+		relTypes: c.list(w.RelTypes), notRelTypes: c.list(w.NotRelTypes),
+		relatedTypes: c.short(w.RelatedTypes), relatedSenders: c.short(w.RelatedSenders)}
 }

@@ -9,7 +9,9 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"knock/internal/sqldb"
 	"knock/roomserver"
+	"knock/roomserver/store"
 )
 
 func TestFilters(t *testing.T) {
@@ -50,6 +52,26 @@ func TestFilters(t *testing.T) {
 			expect(t, fmt.Sprint(i, c.filter), list(in(res, "join", room, "timeline.events")), c.timeline)
 			expect(t, fmt.Sprint(i, " state ", c.filter), list(in(res, "join", room, "state.events")), c.state)
 		}
+		parent := g.say(room, a, "parent")
+		since = next(g.get(a))
+		_, err = g.rooms.Send(context.Background(), roomserver.SendRequest{RoomID: room, Sender: b, Type: "m.room.message",
+			Content: []byte(`{"body":"reply","m.relates_to":{"rel_type":"m.thread","event_id":"` + parent + `"}}`)})
+		must(t, err)
+		g.state(room, a, "x.y", "k", `{"body":"state","n":2}`)
+		for filter, want := range map[string]string{
+			`"org.matrix.msc3874.rel_types":["m.thread"]`:     "reply",
+			`"org.matrix.msc3874.rel_types":["m.reference"]`:  "",
+			`"org.matrix.msc3874.not_rel_types":["m.thread"]`: "state",
+		} {
+			expect(t, filter, list(in(g.get(a, "since", since, "filter", `{"room":{"timeline":{`+filter+`}}}`), "join", room, "timeline.events")), want)
+		}
+		g.sync.o.Related = func(_ *sqldb.Tx, events []*store.Stored, rels, senders *[]string) ([]*store.Stored, error) {
+			if len(*rels) != 1 || senders != nil {
+				t.Error("asked for", rels, senders)
+			}
+			return events[1:], nil
+		}
+		expect(t, "related", list(in(g.get(a, "since", since, "filter", `{"room":{"timeline":{"related_by_rel_types":["m.thread"]}}}`), "join", room, "timeline.events")), "state")
 		res := g.get(a, "since", since, "filter", `{"event_fields":["content.body","sender"],"room":{"timeline":{"limit":1}}}`)
 		expect(t, "fields", in(res, "join", room, "timeline.events").Raw, `[{"content":{"body":"state"},"sender":"@a:hs"}]`)
 		res = g.get(a, "since", since, "filter", `{"event_format":"federation"}`)

@@ -132,6 +132,11 @@ func (r *room) read(tx *sqldb.Tx) error {
 	if err != nil {
 		return err
 	}
+	if f := &a.q.filter.timeline; (f.relatedTypes != nil || f.relatedSenders != nil) && a.o.Related != nil && len(visible) > 0 {
+		if visible, err = a.o.Related(tx, visible, f.relatedTypes, f.relatedSenders); err != nil {
+			return err
+		}
+	}
 	if visible, err = r.withOwnExit(tx, visible); err != nil {
 		return err
 	}

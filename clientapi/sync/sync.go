@@ -30,6 +30,7 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/stream"
 	"knock/roomserver"
+	"knock/roomserver/store"
 )
 
 // Keys is end-to-end encryption as /sync tells of it; e2ee.Service does.
@@ -62,6 +63,9 @@ type Options struct {
 	// Bundle returns what else timeline events carry for a viewer, such as
 	// aggregations of relations; nil: nothing.
 	Bundle syncread.Bundle
+	// Related returns those of events that have children of any of the rel_types and senders, nil lists being any; it
+	// may be nil.
+	Related func(tx *sqldb.Tx, events []*store.Stored, relTypes, senders *[]string) ([]*store.Stored, error)
 
 	Clock      clock.Clock           // nil: the system's
 	Registerer prometheus.Registerer // nil: no metrics

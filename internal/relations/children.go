@@ -235,6 +235,68 @@ func (r *Reader) root(tx *sqldb.Tx, w *viewer, nid int64) (*store.Stored, error)
 	return e, nil
 }
 
+// Related returns those of the events, in their order, to which others relate with any of the rel_types that were sent
+// by any of the senders; nil is any (MSC3440, "related_by_rel_types", "related_by_senders").
+func (r *Reader) Related(tx *sqldb.Tx, events []*store.Stored, relTypes, senders *[]string) ([]*store.Stored, error) {
+	rels, someRel, err := r.names(tx, relTypes)
+	if err != nil {
+		return nil, err
+	}
+	users, someUser, err := r.names(tx, senders)
+	if err != nil {
+		return nil, err
+	}
+	byRoom, keys := map[int64][][]byte{}, make([][]byte, len(events))
+	for i, e := range events {
+		room, err := r.store.RoomByNID(tx, e.Room)
+		if err != nil {
+			return nil, err
+		}
+		if keys[i] = keyOf(room.Version, e.ID); keys[i] != nil {
+			byRoom[e.Room] = append(byRoom[e.Room], keys[i])
+		}
+	}
+	related := map[string]bool{}
+	for room, list := range byRoom {
+		found, err := sqldb.Collect(tx, relatedBy, scanKey, list, room, someRel, rels, someUser, users)
+		if err != nil {
+			return nil, err
+		}
+		for _, key := range found {
+			related[string(key)] = true
+		}
+	}
+	var out []*store.Stored
+	for i, e := range events {
+		if related[string(keys[i])] {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+// names returns the numbers of those of the texts that have one; some is false for a nil list.
+func (r *Reader) names(tx *sqldb.Tx, texts *[]string) (nids []int64, some bool, err error) {
+	if texts == nil {
+		return nil, false, nil
+	}
+	for _, text := range *texts {
+		nid, err := r.store.FindName(tx, text)
+		if err != nil {
+			return nil, false, err
+		}
+		if nid != 0 {
+			nids = append(nids, nid)
+		}
+	}
+	return nids, true, nil
+}
+
+func scanKey(rows *sqldb.Rows) (key []byte, err error) {
+	err = rows.Scan(&key)
+	return key, err
+}
+
 // with is the extra of roomserver.Render that sets the relations of one event.
 func with(relations json.RawMessage) func(*store.Stored, *event.ClientOptions) {
 	return func(_ *store.Stored, o *event.ClientOptions) { o.Relations = relations }

@@ -16,6 +16,12 @@ var (
 	// anyOf tells whether there is anything to aggregate for the parents $1. (The order makes PostgreSQL use the key.)
 	anyOf = sqldb.Register("relations.any", `SELECT r.child FROM relations r WHERE r.parent = ANY($1::bytea[]) AND r.rel = ANY($2::bigint[]) ORDER BY r.parent LIMIT 1`)
 
+	// relatedBy gives those of the parents $1 that have a child of the rel_types $4 (any if $3 is 0) and the senders $6
+	// (any if $5 is 0).
+	relatedBy = sqldb.Register("relations.relatedBy", `SELECT DISTINCT r.parent FROM relations r JOIN events e ON e.nid = r.child
+		WHERE r.parent = ANY($1::bytea[]) AND e.room + 0 = $2 AND ($3::bigint = 0 OR r.rel = ANY($4::bigint[]))
+			AND ($5::bigint = 0 OR e.sender = ANY($6::bigint[])) AND`+counts)
+
 	// threadsOf gives the newest $6 replies of each thread, with how many there are and whether the user $5 wrote one.
 	threadsOf = sqldb.Register("relations.threadsOf", `SELECT x.parent, x.child, x.total, x.mine FROM (
 			SELECT r.parent AS parent, r.child AS child,

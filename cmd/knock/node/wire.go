@@ -128,7 +128,7 @@ func (n *Node) wire(context.Context) error {
 		Push: p.push, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee,
 		Log: n.logs.Component("sync"), Registerer: n.metrics})
 	p.roomsAPI = roomsapi.New(roomsapi.Options{ServerName: n.cfg.ServerName, Services: p.services, Rooms: p.rooms, DB: n.db, Hub: n.hub,
-		SyncPosition: n.syncPosition, Replaced: n.takeAlong, Search: n.searchIndex(), Bundle: p.related.Extra, Check: p.index.Check, Log: n.logs.Component("rooms")})
+		SyncPosition: n.syncPosition, Replaced: n.takeAlong, Search: n.searchIndex(), Bundle: p.related.Extra, Related: p.related.Related, Check: p.index.Check, Log: n.logs.Component("rooms")})
 	p.directoryAPI = n.newDirectoryAPI()
 	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, SyncPosition: n.syncPosition})
 	p.spacesAPI = n.newSpacesAPI()
@@ -326,7 +326,7 @@ func (n *Node) alive(server string) {
 func (n *Node) newSync() *sync.Sync {
 	p := &n.parts
 	return sync.New(sync.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Accounts: p.account, Push: p.push, Typing: p.typing,
-		Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee, Bundle: p.related.Extra, Registerer: n.metrics})
+		Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee, Bundle: p.related.Extra, Related: p.related.Related, Registerer: n.metrics})
 }
 
 // syncPosition reads the token of either kind of sync.
