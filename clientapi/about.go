@@ -38,7 +38,7 @@ func (a *API) capabilities(_ context.Context, r *httpx.Request) (any, error) {
 		"m.set_displayname": enabled(true),
 		"m.set_avatar_url":  enabled(true),
 		"m.profile_fields":  enabled(true),
-		"m.3pid_changes":    enabled(false),
+		"m.3pid_changes":    enabled(a.o.Emails),
 		"m.get_login_token": enabled(false),
 	}
 	if r.Caller.Admin {

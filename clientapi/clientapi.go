@@ -22,6 +22,7 @@ type Options struct {
 	SupportPage    string
 	RoomVersions   []string
 	DefaultVersion string
+	Emails         bool     // people may add e-mail addresses to their accounts
 	Features       []string // unstable features that are served, such as org.matrix.msc4222
 }
 

@@ -121,7 +121,13 @@ func (c *Config) checkListeners(fail func(path, format string, args ...any)) {
 
 func (c *Config) checkSMTP(fail func(path, format string, args ...any)) {
 	if c.SMTP.Host == "" {
+		if c.Registration.RequireEmail {
+			fail("registration.require_email", "registration.require_email needs smtp.host: without it no e-mail can be confirmed")
+		}
 		return
+	}
+	if c.PublicBaseURL == "" {
+		fail("smtp.host", "smtp.host needs public_base_url too: e-mails carry links to this server")
 	}
 	if c.SMTP.Port < 1 || c.SMTP.Port > 65535 {
 		fail("smtp.port", "smtp.port is %d: write a port, such as 587", c.SMTP.Port)

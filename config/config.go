@@ -75,6 +75,7 @@ type MetricsListener struct {
 type Registration struct {
 	Mode         string `yaml:"mode" enum:"disabled,token,open" doc:"disabled: only the command line makes accounts. token: people need a registration token (knock token create). open: everybody; on the internet this attracts abuse."`
 	SharedSecret string `yaml:"shared_secret" doc:"Secret for tools that make accounts through /_synapse/admin/v1/register. Empty turns that off."`
+	RequireEmail bool   `yaml:"require_email" doc:"Ask for a confirmed e-mail address too; needs smtp. Without this people may leave it out."`
 	Guests       bool   `yaml:"guests" doc:"Allow guest accounts."`
 }
 
@@ -174,6 +175,7 @@ func Default() *Config {
 func defaultClasses() map[string]Class {
 	return map[string]Class{
 		"login":     {PerSecond: 0.2, Burst: 10},
+		"email":     {PerSecond: 0.01, Burst: 5},
 		"register":  {PerSecond: 0.2, Burst: 5},
 		"message":   {PerSecond: 10, Burst: 60},
 		"join":      {PerSecond: 1, Burst: 20},

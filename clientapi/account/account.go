@@ -1,5 +1,6 @@
 // Package account owns the endpoints of accounts in the Client-Server API: login, registration, tokens, devices,
-// passwords, profiles, account data, tags, OpenID, and what administrators do to accounts. The handlers are thin; internal/account does the work.
+// passwords, e-mail addresses,
+// profiles, account data, tags, OpenID, and what administrators do to accounts. The handlers are thin; internal/account does the work.
 package account
 
 import (
@@ -31,6 +32,10 @@ type Options struct {
 	Services *appservice.Services
 	// Remote fetches profiles of other servers' users; nil: they are not found.
 	Remote RemoteProfiles
+	// Mail sends e-mails; nil: none are sent, and addresses cannot be confirmed. It needs BaseURL, for links.
+	Mail Mailer
+	// Limit returns an error when key did too much of class, beyond the limits of routes; nil: there are no limits.
+	Limit func(class, key string) *matrixerr.Error
 	// PushRules is the content of a user's m.push_rules, which is not kept as account data; nil: not readable.
 	PushRules func(ctx context.Context, userID string) (json.RawMessage, error)
 
@@ -42,6 +47,7 @@ type Options struct {
 type Registration struct {
 	Enabled      bool
 	RequireToken bool // a registration token is needed
+	RequireEmail bool // a confirmed e-mail address is needed
 	Guests       bool // guest accounts may be made
 }
 
@@ -64,6 +70,9 @@ func New(o Options) *API {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Limit == nil {
+		o.Limit = func(string, string) *matrixerr.Error { return nil }
+	}
 	return &API{o: o, accounts: o.Accounts, uia: account.NewUIA(o.Now), nonces: newNonces(o.Now),
 		remote: newRemoteCache(o.Remote, o.Now)}
 }
@@ -82,12 +91,13 @@ const (
 	limitRegister = "register"
 	limitProfile  = "profile"
 	limitLookup   = "directory"
+	limitEmail    = "email" // by address that asks, and by address that gets the e-mail
 )
 
 // Routes are the rows of this part of the door.
 func (a *API) Routes() []httpx.Route {
 	routes := slices.Concat(a.sessionRoutes(), a.registerRoutes(), a.accountRoutes(), a.deviceRoutes(),
-		a.profileRoutes(), a.dataRoutes(), a.tagRoutes(), a.moderationRoutes())
+		a.profileRoutes(), a.dataRoutes(), a.tagRoutes(), a.moderationRoutes(), a.emailRoutes(), a.threepidRoutes())
 	for i := range routes {
 		if routes[i].Spec == "" {
 			routes[i].Spec = "Client Authentication"
@@ -141,7 +151,7 @@ func (a *API) verifyPassword(userID string) func(context.Context, *account.UIASe
 		if err := httpx.Unmarshal(raw, &auth); err != nil {
 			return err
 		}
-		user, err := auth.Identifier.user(auth.User)
+		user, err := a.identify(ctx, auth.Identifier, auth.User)
 		if err != nil {
 			return err
 		}

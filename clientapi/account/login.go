@@ -25,18 +25,29 @@ func (a *API) sessionRoutes() []httpx.Route {
 type identifier struct {
 	Type string `json:"type"`
 	User string `json:"user"`
+	// m.id.thirdparty
+	Medium  string `json:"medium"`
+	Address string `json:"address"`
 }
 
-// user is the user id or localpart; legacy is the deprecated member that older clients send instead. This server
-// keeps no third-party identifiers, so nobody is found by one.
-func (i identifier) user(legacy string) (string, error) {
+// noUser is nobody's user id: looked for in place of an unknown address, it costs as much as a wrong password.
+const noUser = "@"
+
+// identify is the user id or localpart; legacy is the deprecated member that older clients send instead.
+func (a *API) identify(ctx context.Context, i identifier, legacy string) (string, error) {
 	switch i.Type {
 	case "":
 		return legacy, nil
 	case "m.id.user":
 		return i.User, nil
-	case "m.id.thirdparty", "m.id.phone":
-		return "", matrixerr.Forbidden("Nobody here is known by an email address or phone number; use the user name")
+	case "m.id.thirdparty":
+		user, err := a.accounts.UserByThreepid(ctx, i.Medium, canonicalAddress(i.Medium, i.Address))
+		if user == "" {
+			user = noUser
+		}
+		return user, err
+	case "m.id.phone":
+		return noUser, nil // nobody has a phone number here
 	}
 	return "", matrixerr.Unknown(http.StatusBadRequest, "Unknown identifier type; use m.id.user")
 }
@@ -59,20 +70,22 @@ func (a *API) login(ctx context.Context, r *httpx.Request) (any, error) {
 		DeviceID    string `json:"device_id"`
 		DisplayName string `json:"initial_device_display_name"`
 		Refresh     bool   `json:"refresh_token"`
-		Medium      string `json:"medium"` // deprecated
+		Medium      string `json:"medium"`  // deprecated
+		Address     string `json:"address"` // deprecated
 	}
 	if err := r.JSON(&req); err != nil {
 		return nil, err
 	}
+	id := req.Identifier
 	switch {
 	case req.Type == "":
 		return nil, matrixerr.MissingParam("type is missing; GET this path for the login types")
 	case req.Type != account.StagePassword && req.Type != loginService:
 		return nil, matrixerr.Unknown(http.StatusBadRequest, "This server does not know this login type")
 	case req.Medium != "" && req.Identifier.Type == "":
-		req.Identifier.Type = "m.id.thirdparty"
+		id = identifier{Type: "m.id.thirdparty", Medium: req.Medium, Address: req.Address}
 	}
-	user, err := req.Identifier.user(req.User)
+	user, err := a.identify(ctx, id, req.User)
 	if err != nil {
 		return nil, err
 	}

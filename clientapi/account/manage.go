@@ -5,18 +5,17 @@ import (
 	"encoding/json"
 	"net/http"
 
+	"knock/internal/account"
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
 )
 
 func (a *API) accountRoutes() []httpx.Route {
 	return []httpx.Route{
-		{Method: "POST", Path: v3 + "/account/password", Handler: a.changePassword, Auth: httpx.AuthUser,
+		{Method: "POST", Path: v3 + "/account/password", Handler: a.changePassword, Auth: httpx.AuthOptional,
 			Limit: limitLogin, Spec: "Password management"},
 		{Method: "POST", Path: v3 + "/account/deactivate", Handler: a.deactivate, Auth: httpx.AuthUser,
 			Limit: limitLogin, Spec: "Account deactivation", OptionalBody: true},
-		{Method: "GET", Path: v3 + "/account/3pid", Handler: a.threepids, Auth: httpx.AuthUser,
-			Spec: "Adding Account Administrative Contact Information"},
 		{Method: "POST", Path: v3 + "/user/{userId}/openid/request_token", Handler: a.requestOpenID,
 			Auth: httpx.AuthUser, Limit: limitLogin, Spec: "OpenID", OptionalBody: true},
 	}
@@ -31,15 +30,50 @@ func (a *API) changePassword(ctx context.Context, r *httpx.Request) (any, error)
 	if err := r.JSON(&req); err != nil {
 		return nil, err
 	}
-	return a.withPassword(ctx, r, "change password", req.Auth, func() (any, error) {
+	check := func() error {
 		if req.New == "" {
-			return nil, matrixerr.MissingParam("new_password is missing")
+			return matrixerr.MissingParam("new_password is missing")
 		}
-		if err := a.accounts.CheckNewPassword(req.New); err != nil {
+		return a.accounts.CheckNewPassword(req.New)
+	}
+	switch {
+	case r.Caller.Guest:
+		return nil, matrixerr.GuestForbidden()
+	case r.Caller.UserID == "":
+		return a.resetPassword(ctx, req.Auth, check, req.New, req.Logout)
+	}
+	return a.withPassword(ctx, r, "change password", req.Auth, func() (any, error) {
+		if err := check(); err != nil {
 			return nil, err
 		}
 		return nil, a.accounts.SetPassword(ctx, r.Caller.UserID, req.New, req.Logout, r.Caller.Session)
 	})
+}
+
+// resetPassword changes the password of somebody who cannot log in and has shown to have the account's e-mail address.
+func (a *API) resetPassword(ctx context.Context, auth json.RawMessage, check func() error, password string, logout bool) (any, error) {
+	if a.o.Mail == nil {
+		return nil, matrixerr.MissingToken()
+	}
+	s, resp, err := a.authorize(ctx, account.UIARequest{Operation: "reset password", Auth: auth, Flows: [][]string{{account.StageEmail}},
+		Verify: func(ctx context.Context, s *account.UIASession, _ string, raw json.RawMessage) error {
+			return a.verifyEmail(ctx, s, account.ToReset, raw)
+		}})
+	if err != nil {
+		return nil, err
+	}
+	if resp != nil {
+		return resp, nil
+	}
+	if err := check(); err != nil {
+		return nil, err
+	}
+	c := shownEmail(s)
+	if err := a.accounts.ResetPassword(ctx, c.SID, c.ClientSecret, password, logout); err != nil {
+		return nil, err
+	}
+	s.Done()
+	return nil, nil
 }
 
 func (a *API) deactivate(ctx context.Context, r *httpx.Request) (any, error) {
@@ -55,11 +89,6 @@ func (a *API) deactivate(ctx context.Context, r *httpx.Request) (any, error) {
 		return map[string]string{"id_server_unbind_result": "success"},
 			a.accounts.Deactivate(ctx, r.Caller.UserID, req.Erase)
 	})
-}
-
-// threepids is always empty: this server does not store third-party identifiers.
-func (a *API) threepids(context.Context, *httpx.Request) (any, error) {
-	return map[string][]string{"threepids": {}}, nil
 }
 
 func (a *API) requestOpenID(ctx context.Context, r *httpx.Request) (any, error) {

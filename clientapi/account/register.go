@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 
 	"knock/internal/account"
 	"knock/internal/httpx"
@@ -69,19 +70,15 @@ func (a *API) registerUser(ctx context.Context, r *httpx.Request, req registerRe
 			return nil, err
 		}
 	}
-	flow := []string{account.StageDummy}
-	if a.o.Registration.RequireToken {
-		flow = []string{account.StageRegistrationToken}
-	}
 	s, resp, err := a.authorize(ctx, account.UIARequest{Operation: "register", Auth: req.Auth,
-		Flows: [][]string{flow}, Verify: a.verifyRegistration})
+		Flows: a.registrationFlows(), Verify: a.verifyRegistration})
 	if err != nil {
 		return nil, err
 	}
 	if resp != nil {
 		return resp, nil
 	}
-	l, err := a.createUser(ctx, r, req, s.Value(account.StageRegistrationToken))
+	l, err := a.createUser(ctx, r, req, s)
 	if err != nil {
 		return nil, err
 	}
@@ -89,14 +86,34 @@ func (a *API) registerUser(ctx context.Context, r *httpx.Request, req registerRe
 	return l, nil
 }
 
-func (a *API) createUser(ctx context.Context, r *httpx.Request, req registerRequest, token string) (any, error) {
+// registrationFlows are what people have to do before they get an account: what everybody must, and then an e-mail
+// address that they must or may confirm. The dummy stage tells the flow without an address from the one with it.
+func (a *API) registrationFlows() [][]string {
+	var all []string
+	if a.o.Registration.RequireToken {
+		all = append(all, account.StageRegistrationToken)
+	}
+	with := append(slices.Clone(all), account.StageEmail)
+	switch {
+	case a.o.Mail != nil && a.o.Registration.RequireEmail:
+		return [][]string{with}
+	case a.o.Mail != nil:
+		return [][]string{append(slices.Clone(all), account.StageDummy), with}
+	case len(all) == 0:
+		return [][]string{{account.StageDummy}}
+	}
+	return [][]string{all}
+}
+
+func (a *API) createUser(ctx context.Context, r *httpx.Request, req registerRequest, s *account.UIASession) (any, error) {
 	if req.Password == "" {
 		return nil, matrixerr.MissingParam("password is missing")
 	}
 	if err := a.accounts.CheckNewPassword(req.Password); err != nil {
 		return nil, err
 	}
-	n := account.NewUser{Username: req.Username, Password: req.Password, RegistrationToken: token}
+	n := account.NewUser{Username: req.Username, Password: req.Password,
+		RegistrationToken: s.Value(account.StageRegistrationToken), Email: shownEmail(s)}
 	if !req.InhibitLogin {
 		n.Device = &account.NewDevice{ID: req.DeviceID, DisplayName: req.DisplayName, Refresh: req.Refresh,
 			IP: r.ClientIP()}
@@ -122,8 +139,11 @@ func (a *API) registerGuest(ctx context.Context, r *httpx.Request, req registerR
 
 // verifyRegistration checks a stage of registration.
 func (a *API) verifyRegistration(ctx context.Context, s *account.UIASession, stage string, raw json.RawMessage) error {
-	if stage == account.StageDummy {
+	switch stage {
+	case account.StageDummy:
 		return nil
+	case account.StageEmail:
+		return a.verifyEmail(ctx, s, account.ToRegister, raw)
 	}
 	var auth struct {
 		Token string `json:"token"`

@@ -18,12 +18,15 @@ type NewUser struct {
 	Service     string // id of the application service that makes the account
 	// RegistrationToken, when not empty, is used up by one with the account.
 	RegistrationToken string
+	// Email, when not nil, is a confirmed validation begun for ToRegister, which is used up: the account gets its address.
+	Email *Credentials
 	// Device, when not nil, is logged in at once.
 	Device *NewDevice
 }
 
 // CreateUser makes an account. Without a Device only the UserID of the answer is set. Errors: M_INVALID_USERNAME,
-// M_EXCLUSIVE, M_USER_IN_USE, M_INVALID_PARAM (password), M_FORBIDDEN (registration token).
+// M_EXCLUSIVE, M_USER_IN_USE, M_INVALID_PARAM (password), M_FORBIDDEN (registration token), M_THREEPID_AUTH_FAILED and
+// M_THREEPID_IN_USE (e-mail).
 func (s *Service) CreateUser(ctx context.Context, n NewUser) (*Login, error) {
 	if n.Username == "" {
 		n.Username = randomLocalpart()
@@ -81,12 +84,22 @@ func (s *Service) writeUser(tx *sqldb.Tx, local string, password []byte, n NewUs
 	if taken {
 		return matrixerr.UserInUse(), nil
 	}
+	var email validation
+	if n.Email != nil {
+		email, verdict = s.newEmail(tx, n.Email)
+		if verdict != nil {
+			return verdict, onlyUnknown(verdict)
+		}
+	}
 	if n.RegistrationToken != "" {
 		if verdict, err = s.useRegistrationToken(tx, n.RegistrationToken); verdict != nil || err != nil {
 			return verdict, err
 		}
 	}
 	_, err = tx.Exec(userInsert, local, password, s.now(), n.Admin, n.Guest, 0, 0)
+	if err == nil && n.Email != nil {
+		err = s.writeEmail(tx, local, email)
+	}
 	if err != nil || n.DisplayName == "" {
 		return nil, err
 	}
@@ -96,4 +109,17 @@ func (s *Service) writeUser(tx *sqldb.Tx, local string, password []byte, n NewUs
 	}
 	_, err = tx.Exec(profileUpsert, local, FieldDisplayName, name)
 	return nil, err
+}
+
+// newEmail is the validated address for a new account. It writes nothing.
+func (s *Service) newEmail(tx *sqldb.Tx, c *Credentials) (validation, error) {
+	v, err := s.validated(tx, ToRegister, c.SID, c.ClientSecret)
+	if err != nil {
+		return v, err
+	}
+	owner, err := threepidOwner(tx, MediumEmail, v.Address)
+	if err == nil && owner != "" {
+		err = errThreepidInUse()
+	}
+	return v, err
 }

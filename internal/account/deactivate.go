@@ -6,7 +6,8 @@ import (
 	"knock/internal/sqldb"
 )
 
-// Deactivate ends an account for good: no token and no password works any more, the name stays taken. With erase
+// Deactivate ends an account for good: no token and no password works any more, the name stays taken, and
+// its addresses are free for other accounts. With erase
 // the password hash, profile and account data are deleted too, and the user counts as erased.
 func (s *Service) Deactivate(ctx context.Context, userID string, erase bool) error {
 	err := s.change(ctx, userID, "account.deactivate", func(tx *sqldb.Tx, local string, r *removal) error {
@@ -43,6 +44,11 @@ func (s *Service) writeDeactivated(tx *sqldb.Tx, local string, erase bool) error
 	}
 	if _, err := tx.Exec(userDeactivate, local, s.now(), erase, optional(u.password)); err != nil {
 		return err
+	}
+	for _, all := range []*sqldb.Stmt{threepidsDelete, bindingsDelete} {
+		if _, err := tx.Exec(all, local); err != nil {
+			return err
+		}
 	}
 	if _, err := tx.Exec(openIDDelete, local); err != nil || !erase {
 		return err

@@ -94,13 +94,17 @@ func (s *Service) SetPassword(ctx context.Context, userID, password string, logo
 		return err
 	}
 	return s.change(ctx, userID, "account.setPassword", func(tx *sqldb.Tx, local string, r *removal) error {
-		if _, err := tx.Exec(userPassword, local, hash); err != nil || !logoutOthers {
-			return err
-		}
-		devices, err := otherDevices(tx, local, keep)
-		if err != nil {
-			return err
-		}
-		return r.write(tx, local, devices)
+		return s.writePassword(tx, local, hash, logoutOthers, keep, r)
 	})
+}
+
+func (s *Service) writePassword(tx *sqldb.Tx, local string, hash []byte, logoutOthers bool, keep int64, r *removal) error {
+	if _, err := tx.Exec(userPassword, local, hash); err != nil || !logoutOthers {
+		return err
+	}
+	devices, err := otherDevices(tx, local, keep)
+	if err != nil {
+		return err
+	}
+	return r.write(tx, local, devices)
 }

@@ -80,6 +80,39 @@ var (
 		WHERE localpart = $1 AND pos > $2 AND pos <= $3 ORDER BY pos`)
 	dataDelete = sqldb.Register("account.dataDelete", `DELETE FROM account_data WHERE localpart = $1`)
 
+	threepidList = sqldb.Register("account.threepidList",
+		`SELECT medium, address, validated, added FROM threepids WHERE localpart = $1 ORDER BY added, address`)
+	threepidRow    = sqldb.Register("account.threepidRow", `SELECT localpart FROM threepids WHERE medium = $1 AND address = $2`)
+	threepidCount  = sqldb.Register("account.threepidCount", `SELECT COUNT(*) FROM threepids WHERE localpart = $1`)
+	threepidInsert = sqldb.Register("account.threepidInsert", `INSERT INTO threepids
+		(medium, address, localpart, validated, added) VALUES ($1, $2, $3, $4, $5)`)
+	threepidDelete = sqldb.Register("account.threepidDelete",
+		`DELETE FROM threepids WHERE medium = $1 AND address = $2 AND localpart = $3`)
+	threepidsDelete = sqldb.Register("account.threepidsDelete", `DELETE FROM threepids WHERE localpart = $1`)
+	bindingList     = sqldb.Register("account.bindingList",
+		`SELECT medium, address, server FROM threepid_bindings WHERE localpart = $1 ORDER BY medium, address, server`)
+	bindingInsert = sqldb.Register("account.bindingInsert", `INSERT INTO threepid_bindings
+		(localpart, medium, address, server) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`)
+	bindingDelete = sqldb.Register("account.bindingDelete", `DELETE FROM threepid_bindings
+		WHERE localpart = $1 AND medium = $2 AND address = $3 AND server = $4`)
+	bindingsDelete = sqldb.Register("account.bindingsDelete", `DELETE FROM threepid_bindings WHERE localpart = $1`)
+
+	validationInsert = sqldb.Register("account.validationInsert", `INSERT INTO validations
+		(sid, purpose, address, secret, token, attempt, wrong, next_link, validated, expires)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`)
+	validationRow = sqldb.Register("account.validationRow", `SELECT sid, purpose, address, secret, token, attempt, wrong,
+		next_link, validated, expires FROM validations WHERE sid = $1`)
+	validationFind = sqldb.Register("account.validationFind", `SELECT sid, purpose, address, secret, token, attempt, wrong,
+		next_link, validated, expires FROM validations WHERE purpose = $1 AND address = $2 AND secret = $3`)
+	validationRenew = sqldb.Register("account.validationRenew",
+		`UPDATE validations SET token = $2, next_link = $3, expires = $4, wrong = 0 WHERE sid = $1`)
+	validationAttempt = sqldb.Register("account.validationAttempt", `UPDATE validations SET attempt = $2 WHERE sid = $1`)
+	validationWrong   = sqldb.Register("account.validationWrong", `UPDATE validations SET wrong = $2 WHERE sid = $1`)
+	validationConfirm = sqldb.Register("account.validationConfirm",
+		`UPDATE validations SET validated = $2, expires = $3 WHERE sid = $1`)
+	validationDelete = sqldb.Register("account.validationDelete", `DELETE FROM validations WHERE sid = $1`)
+	validationPrune  = sqldb.Register("account.validationPrune", `DELETE FROM validations WHERE expires <= $1`)
+
 	openIDInsert = sqldb.Register("account.openIDInsert",
 		`INSERT INTO openid_tokens (hash, localpart, expires) VALUES ($1, $2, $3)`)
 	openIDRow    = sqldb.Register("account.openIDRow", `SELECT localpart, expires FROM openid_tokens WHERE hash = $1`)

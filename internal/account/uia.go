@@ -20,6 +20,7 @@ const (
 	StagePassword          = "m.login.password"
 	StageDummy             = "m.login.dummy"
 	StageRegistrationToken = "m.login.registration_token"
+	StageEmail             = "m.login.email.identity"
 )
 
 const (

@@ -19,6 +19,7 @@ import (
 
 	gomail "github.com/wneessen/go-mail"
 	"github.com/wneessen/go-mail/smtp"
+	"golang.org/x/text/cases"
 )
 
 // How the connection to the SMTP server is protected.
@@ -216,6 +217,18 @@ func plainAddress(s string) (*mail.Address, error) {
 		return nil, ErrAddress
 	}
 	return a, nil
+}
+
+// Canonical checks that s is one plain address and returns it in the only form that counts, the same for all ways of
+// writing it (Appendices, "3PID Types"). The error is ErrAddress.
+func Canonical(s string) (string, error) {
+	if _, err := plainAddress(s); err != nil {
+		return "", err
+	}
+	if s = cases.Fold().String(s); len(s) > maxAddress {
+		return "", ErrAddress
+	}
+	return s, nil
 }
 
 func checkContent(m Message) error {

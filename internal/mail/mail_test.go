@@ -12,12 +12,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"knock/internal/mail/mailtest"
 )
 
-func sender(t *testing.T, s *server, change func(*Options)) *Sender {
+func sender(t *testing.T, s *mailtest.Server, change func(*Options)) *Sender {
 	t.Helper()
-	o := Options{Host: "127.0.0.1", Port: s.port, Security: s.security, From: "Knock 服务器 <matrix@example.org>",
-		Timeout: 20 * time.Second, RootCAs: s.roots}
+	o := Options{Host: "127.0.0.1", Port: s.Port, Security: s.Security, From: "Knock 服务器 <matrix@example.org>",
+		Timeout: 20 * time.Second, RootCAs: s.Roots}
 	if change != nil {
 		change(&o)
 	}
@@ -31,7 +33,7 @@ func sender(t *testing.T, s *server, change func(*Options)) *Sender {
 func TestSend(t *testing.T) {
 	for _, security := range []string{StartTLS, TLS, None} {
 		t.Run(security, func(t *testing.T) {
-			s := serve(t, server{security: security, user: "knock", password: "correct horse", startTLS: security == StartTLS})
+			s := mailtest.Serve(t, mailtest.Options{Security: security, User: "knock", Password: "correct horse", StartTLS: security == StartTLS})
 			m := sender(t, s, func(o *Options) {
 				if security != None {
 					o.User, o.Password = "knock", "correct horse"
@@ -41,14 +43,14 @@ func TestSend(t *testing.T) {
 			if err := m.Send(context.Background(), in); err != nil {
 				t.Fatal(err)
 			}
-			got := s.taken(t)
-			if got.encrypted != (security != None) || got.authenticated != (security != None) {
-				t.Errorf("encrypted %v, authenticated %v", got.encrypted, got.authenticated)
+			got := s.Taken(t)
+			if got.Encrypted != (security != None) || got.Authenticated != (security != None) {
+				t.Errorf("encrypted %v, authenticated %v", got.Encrypted, got.Authenticated)
 			}
-			if got.helo != "example.org" || got.from != "matrix@example.org" || len(got.to) != 1 || got.to[0] != in.To {
-				t.Errorf("envelope %q %q %q", got.helo, got.from, got.to)
+			if got.Helo != "example.org" || got.From != "matrix@example.org" || len(got.To) != 1 || got.To[0] != in.To {
+				t.Errorf("envelope %q %q %q", got.Helo, got.From, got.To)
 			}
-			compare(t, got.data, in)
+			compare(t, got.Data, in)
 		})
 	}
 }
@@ -97,32 +99,32 @@ func compare(t *testing.T, data string, want Message) {
 }
 
 func TestUTF8Address(t *testing.T) {
-	s := serve(t, server{security: None})
+	s := mailtest.Serve(t, mailtest.Options{Security: None})
 	in := Message{To: "用户@example.com", Subject: "s", Text: "t"}
 	if err := sender(t, s, nil).Send(context.Background(), in); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.taken(t); got.to[0] != in.To || !got.utf8 {
-		t.Errorf("to %q, SMTPUTF8 %v", got.to, got.utf8)
+	if got := s.Taken(t); got.To[0] != in.To || !got.UTF8 {
+		t.Errorf("to %q, SMTPUTF8 %v", got.To, got.UTF8)
 	}
 }
 
 // TestLogin is for servers that know nothing but LOGIN.
 func TestLogin(t *testing.T) {
-	s := serve(t, server{security: TLS, user: "knock", password: "correct horse", mechanism: "LOGIN"})
+	s := mailtest.Serve(t, mailtest.Options{Security: TLS, User: "knock", Password: "correct horse", Mechanism: "LOGIN"})
 	m := sender(t, s, func(o *Options) { o.User, o.Password = "knock", "correct horse" })
 	for range 2 {
 		if err := m.Send(context.Background(), Message{To: "alice@example.com", Subject: "s", Text: "t"}); err != nil {
 			t.Fatal(err)
 		}
-		if !s.taken(t).authenticated {
+		if !s.Taken(t).Authenticated {
 			t.Error("not authenticated")
 		}
 	}
 }
 
 func TestInjection(t *testing.T) {
-	s := serve(t, server{security: None})
+	s := mailtest.Serve(t, mailtest.Options{Security: None})
 	m := sender(t, s, nil)
 	for _, to := range []string{"", "alice", "alice@example.com\r\nBcc: eve@example.net", "alice@example.com, eve@example.net",
 		"Alice <alice@example.com>", "<alice@example.com>", "alice@example.com\nRCPT TO:<eve@example.net>", " alice@example.com",
@@ -139,7 +141,7 @@ func TestInjection(t *testing.T) {
 	if err := m.Send(context.Background(), Message{To: "alice@example.com", Subject: "s", Text: strings.Repeat("a", maxBody+1)}); err == nil {
 		t.Error("a text above the limit was sent")
 	}
-	if n := s.connections.Load(); n != 0 {
+	if n := s.Connections.Load(); n != 0 {
 		t.Errorf("%d connections for messages that are never sent", n)
 	}
 }
@@ -147,16 +149,16 @@ func TestInjection(t *testing.T) {
 func TestRefused(t *testing.T) {
 	in := Message{To: "alice@example.com", Subject: "s", Text: "t"}
 	for name, c := range map[string]struct {
-		server server
+		server mailtest.Options
 		change func(*Options)
 	}{
-		"no STARTTLS offered":  {server{security: StartTLS}, nil},
-		"unknown certificate":  {server{security: TLS}, func(o *Options) { o.RootCAs = nil }},
-		"wrong password":       {server{security: TLS, user: "knock", password: "right"}, func(o *Options) { o.User, o.Password = "knock", "wrong" }},
-		"recipient is refused": {server{security: None, refuse: true}, nil},
+		"no STARTTLS offered":  {mailtest.Options{Security: StartTLS}, nil},
+		"unknown certificate":  {mailtest.Options{Security: TLS}, func(o *Options) { o.RootCAs = nil }},
+		"wrong password":       {mailtest.Options{Security: TLS, User: "knock", Password: "right"}, func(o *Options) { o.User, o.Password = "knock", "wrong" }},
+		"recipient is refused": {mailtest.Options{Security: None, Refuse: true}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := serve(t, c.server)
+			s := mailtest.Serve(t, c.server)
 			err := sender(t, s, c.change).Send(context.Background(), in)
 			if err == nil {
 				t.Fatal("sent")
@@ -164,7 +166,7 @@ func TestRefused(t *testing.T) {
 			if strings.Contains(err.Error(), "wrong") {
 				t.Errorf("the password is in %q", err)
 			}
-			s.nothingTaken(t)
+			s.NothingTaken(t)
 		})
 	}
 }
@@ -176,7 +178,7 @@ func TestSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	s := &server{security: None, port: listener.Addr().(*net.TCPAddr).Port}
+	s := &mailtest.Server{Options: mailtest.Options{Security: None}, Port: listener.Addr().(*net.TCPAddr).Port}
 	in := Message{To: "alice@example.com", Subject: "s", Text: "t"}
 	short := sender(t, s, func(o *Options) { o.Timeout = 50 * time.Millisecond })
 	if err := short.Send(context.Background(), in); err == nil {

@@ -46,7 +46,7 @@ func serveChild(text string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("serving", n.ClientURL(), n.FederationAddress())
+	fmt.Println("serving", "http://"+n.ClientAddress(), n.FederationAddress())
 	_, _ = io.Copy(io.Discard, os.Stdin) // until the parent closes it or is gone
 	return n.Stop()
 }

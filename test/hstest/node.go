@@ -43,7 +43,7 @@ func (n *Node) Start() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.here, n.log = here, log
-	return n.serving(here.ClientURL(), here.FederationAddress())
+	return n.serving("http://"+here.ClientAddress(), here.FederationAddress())
 }
 
 func (n *Node) openLog() (*os.File, error) {

@@ -30,6 +30,7 @@ import (
 	"knock/internal/ephemeral"
 	"knock/internal/httpx"
 	"knock/internal/limits"
+	"knock/internal/mail"
 	"knock/internal/matrixerr"
 	"knock/internal/pushers"
 	"knock/internal/pushrules"
@@ -82,6 +83,8 @@ type parts struct {
 	bridgesAPI   *bridges.API
 	federation   *federationapi.API // nil without federation
 
+	mail *mail.Sender // nil without an SMTP server
+
 	limiter *limits.Limiter
 }
 
@@ -119,6 +122,10 @@ func (n *Node) wire(context.Context) error {
 	}
 	n.newEphemeral()
 	p.services.UseSources(appservice.Sources{Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee})
+	if p.mail, err = n.newMail(); err != nil {
+		return err
+	}
+	p.limiter = n.newLimiter()
 	p.about = n.newAbout()
 	p.accountAPI = n.newAccountAPI()
 	p.pushAPI = pushapi.New(p.push, p.pushers)
@@ -136,7 +143,6 @@ func (n *Node) wire(context.Context) error {
 	p.keysAPI = n.newKeysAPI()
 	p.bridgesAPI = bridges.New(bridges.Options{Services: p.services})
 	p.federation = n.newFederation()
-	p.limiter = n.newLimiter()
 	return nil
 }
 
@@ -402,19 +408,33 @@ func (n *Node) newAbout() *clientapi.API {
 	s := n.cfg.Support
 	return clientapi.New(clientapi.Options{PublicBaseURL: n.cfg.PublicBaseURL, DelegatedTo: n.cfg.Federation.PublicAddress,
 		SupportEmail: s.Email, SupportUser: s.MatrixID, SupportPage: s.Page,
-		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: features})
+		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: features,
+		Emails: n.parts.mail != nil})
 }
 
 func (n *Node) newAccountAPI() *accountapi.API {
 	r := n.cfg.Registration
 	o := accountapi.Options{Accounts: n.parts.account, Services: n.parts.services,
-		Registration: accountapi.Registration{Enabled: r.Mode != "disabled", RequireToken: r.Mode == "token", Guests: r.Guests},
+		Registration: accountapi.Registration{Enabled: r.Mode != "disabled", RequireToken: r.Mode == "token", RequireEmail: r.RequireEmail, Guests: r.Guests},
 		SharedSecret: r.SharedSecret, BaseURL: strings.TrimSuffix(n.cfg.PublicBaseURL, "/"),
-		PushRules: n.parts.push.Ruleset, Log: n.logs.Component("account")}
+		PushRules: n.parts.push.Ruleset, Limit: n.parts.limiter.Allow, Log: n.logs.Component("account")}
+	if n.parts.mail != nil {
+		o.Mail = n.parts.mail
+	}
 	if n.parts.remote != nil {
 		o.Remote = remoteProfiles{n.parts.remote}
 	}
 	return accountapi.New(o)
+}
+
+// newMail is nil without an SMTP server.
+func (n *Node) newMail() (*mail.Sender, error) {
+	m := n.cfg.SMTP
+	if m.Host == "" {
+		return nil, nil
+	}
+	return mail.New(mail.Options{Host: m.Host, Port: m.Port, Security: m.Security, User: m.User, Password: m.Password, From: m.From,
+		Timeout: time.Duration(m.Timeout)})
 }
 
 func (n *Node) newLimiter() *limits.Limiter {

@@ -1,4 +1,5 @@
-package mail
+// Package mailtest is a small SMTP server for tests.
+package mailtest
 
 import (
 	"bufio"
@@ -18,39 +19,46 @@ import (
 	"time"
 )
 
-// server is a small SMTP server: as much of RFC 5321, 3207 and 4954 as one message needs.
-type server struct {
-	security       string
-	startTLS       bool // offered
-	user, password string
-	mechanism      string // "" is PLAIN
-	refuse         bool   // every recipient
-
-	port        int
-	roots       *x509.CertPool
-	tls         *tls.Config
-	mails       chan received
-	connections *atomic.Int32
+// Options say what a Server demands.
+type Options struct {
+	Security       string // "tls" speaks TLS from the first byte
+	StartTLS       bool   // offered
+	User, Password string
+	Mechanism      string // "" is PLAIN
+	Refuse         bool   // every recipient
 }
 
-// received is a message with its envelope, and how it came.
-type received struct {
-	helo, from               string
-	to                       []string
-	data                     string
-	encrypted, authenticated bool
-	utf8                     bool
+// Server is a small SMTP server: as much of RFC 5321, 3207 and 4954 as one message needs.
+type Server struct {
+	Options
+	Port        int
+	Roots       *x509.CertPool
+	Mails       chan Received // what it took
+	Connections *atomic.Int32
+
+	tls *tls.Config
 }
 
-func serve(t *testing.T, s server) *server {
+// Received is a message with its envelope, and how it came.
+type Received struct {
+	Helo, From               string
+	To                       []string
+	Data                     string
+	Encrypted, Authenticated bool
+	UTF8                     bool
+}
+
+// Serve listens on an address of this machine until the test ends.
+func Serve(t testing.TB, o Options) *Server {
 	t.Helper()
-	s.tls, s.roots = certificate(t)
-	s.mails, s.connections = make(chan received, 10), new(atomic.Int32)
+	s := &Server{Options: o}
+	s.tls, s.Roots = certificate(t)
+	s.Mails, s.Connections = make(chan Received, 100), new(atomic.Int32)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.port = listener.Addr().(*net.TCPAddr).Port
+	s.Port = listener.Addr().(*net.TCPAddr).Port
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -59,40 +67,42 @@ func serve(t *testing.T, s server) *server {
 			if err != nil {
 				return
 			}
-			s.connections.Add(1)
+			s.Connections.Add(1)
 			s.talk(conn)
 		}
 	}()
 	t.Cleanup(func() { listener.Close(); <-done })
-	return &s
+	return s
 }
 
-func (s *server) taken(t *testing.T) received {
+// Taken is the next message, which must be there.
+func (s *Server) Taken(t testing.TB) Received {
 	t.Helper()
 	select {
-	case m := <-s.mails:
+	case m := <-s.Mails:
 		return m
 	default:
-		t.Fatal("Send returned before the server had the message")
-		return received{}
+		t.Fatal("the server has no message")
+		return Received{}
 	}
 }
 
-func (s *server) nothingTaken(t *testing.T) {
+// NothingTaken fails the test when the server has a message.
+func (s *Server) NothingTaken(t testing.TB) {
 	t.Helper()
-	if len(s.mails) != 0 {
-		t.Errorf("the server has %+v", <-s.mails)
+	if len(s.Mails) != 0 {
+		t.Errorf("the server has %+v", <-s.Mails)
 	}
 }
 
-func (s *server) talk(conn net.Conn) {
+func (s *Server) talk(conn net.Conn) {
 	defer func() { conn.Close() }()
 	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return
 	}
-	var m received
-	if s.security == TLS {
-		conn, m.encrypted = tls.Server(conn, s.tls), true
+	var m Received
+	if s.Security == "tls" {
+		conn, m.Encrypted = tls.Server(conn, s.tls), true
 	}
 	text := textproto.NewConn(conn)
 	say := func(line string) { _ = text.PrintfLine("%s", line) }
@@ -105,37 +115,37 @@ func (s *server) talk(conn net.Conn) {
 		verb, rest, _ := strings.Cut(line, " ")
 		switch strings.ToUpper(verb) {
 		case "EHLO":
-			m.helo = rest
-			s.extensions(say, m.encrypted)
+			m.Helo = rest
+			s.extensions(say, m.Encrypted)
 		case "STARTTLS":
 			say("220 go ahead")
-			conn, m.encrypted = tls.Server(conn, s.tls), true
+			conn, m.Encrypted = tls.Server(conn, s.tls), true
 			text = textproto.NewConn(conn)
 		case "AUTH":
-			if m.authenticated, err = s.authenticate(text, rest); err != nil {
+			if m.Authenticated, err = s.authenticate(text, rest); err != nil {
 				return
 			}
-			if !m.authenticated {
+			if !m.Authenticated {
 				say("535 no")
 				continue
 			}
 			say("235 welcome")
 		case "MAIL":
-			m.from, m.utf8 = path(rest), strings.Contains(rest, "SMTPUTF8")
+			m.From, m.UTF8 = path(rest), strings.Contains(rest, "SMTPUTF8")
 			say("250 fine")
 		case "RCPT":
-			if s.refuse {
+			if s.Refuse {
 				say("550 nobody here")
 				continue
 			}
-			m.to = append(m.to, path(rest))
+			m.To = append(m.To, path(rest))
 			say("250 fine")
 		case "DATA":
 			say("354 speak")
-			if m.data, err = readData(text.R); err != nil {
+			if m.Data, err = readData(text.R); err != nil {
 				return
 			}
-			s.mails <- m
+			s.Mails <- m
 			say("250 taken")
 		case "QUIT":
 			say("221 bye")
@@ -146,12 +156,12 @@ func (s *server) talk(conn net.Conn) {
 	}
 }
 
-func (s *server) authenticate(text *textproto.Conn, rest string) (bool, error) {
-	if s.mechanism != "LOGIN" {
-		return rest == "PLAIN "+base64.StdEncoding.EncodeToString([]byte("\x00"+s.user+"\x00"+s.password)), nil
+func (s *Server) authenticate(text *textproto.Conn, rest string) (bool, error) {
+	if s.Mechanism != "LOGIN" {
+		return rest == "PLAIN "+base64.StdEncoding.EncodeToString([]byte("\x00"+s.User+"\x00"+s.Password)), nil
 	}
 	good := rest == "LOGIN"
-	for _, step := range [][2]string{{"Username:", s.user}, {"Password:", s.password}} {
+	for _, step := range [][2]string{{"Username:", s.User}, {"Password:", s.Password}} {
 		if err := text.PrintfLine("334 %s", base64.StdEncoding.EncodeToString([]byte(step[0]))); err != nil {
 			return false, err
 		}
@@ -164,14 +174,14 @@ func (s *server) authenticate(text *textproto.Conn, rest string) (bool, error) {
 	return good, nil
 }
 
-func (s *server) extensions(say func(string), encrypted bool) {
+func (s *Server) extensions(say func(string), encrypted bool) {
 	say("250-test")
 	say("250-8BITMIME")
-	if s.startTLS && !encrypted {
+	if s.StartTLS && !encrypted {
 		say("250-STARTTLS")
 	}
-	if s.user != "" {
-		say("250-AUTH " + cmp.Or(s.mechanism, "PLAIN"))
+	if s.User != "" {
+		say("250-AUTH " + cmp.Or(s.Mechanism, "PLAIN"))
 	}
 	say("250 SMTPUTF8")
 }
@@ -194,7 +204,7 @@ func path(s string) string {
 	return s
 }
 
-func certificate(t *testing.T) (*tls.Config, *x509.CertPool) {
+func certificate(t testing.TB) (*tls.Config, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
