@@ -121,3 +121,24 @@ func (p *process) kill() error {
 }
 
 func itoa(port uint16) string { return strconv.FormatUint(uint64(port), 10) }
+
+// PeakMemory is the largest resident memory, in bytes, of a node that runs in a child process; Linux only.
+func (n *Node) PeakMemory() (int64, error) {
+	n.mu.Lock()
+	p := n.process
+	n.mu.Unlock()
+	if p == nil {
+		return 0, errors.New(n.Name + " does not run in a child process")
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if words := strings.Fields(line); len(words) == 3 && words[0] == "VmHWM:" {
+			kib, err := strconv.ParseInt(words[1], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("the system does not tell the peak of memory")
+}
