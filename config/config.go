@@ -23,6 +23,7 @@ type Config struct {
 	Federation    Federation   `yaml:"federation" doc:"Talking to other servers."`
 	Media         Media        `yaml:"media" doc:"Files, pictures and thumbnails."`
 	Push          Push         `yaml:"push" doc:"Notifications through push gateways."`
+	Identity      Identity     `yaml:"identity_servers" doc:"Servers that know whose an e-mail address is. A user who invites an address chooses one and brings a token for it."`
 	SMTP          SMTP         `yaml:"smtp" doc:"The server through which e-mails to users go. Without it none are sent."`
 	Room          Room         `yaml:"room" doc:"Rooms made here."`
 	Presence      Presence     `yaml:"presence" doc:"Who is online."`
@@ -96,7 +97,7 @@ type Federation struct {
 	Enabled           bool           `yaml:"enabled" doc:"Off keeps all rooms to this server."`
 	PublicAddress     string         `yaml:"public_address" check:"name" doc:"Host and port where others reach this server's federation, such as matrix.example.org:443. When set it is published in /.well-known/matrix/server."`
 	AllowNetworks     []netip.Prefix `yaml:"allow_networks" doc:"Private or local networks that may be called, such as 10.1.0.0/16. All other private ranges are refused, so that strangers cannot make this server call its own network."`
-	CAFile            string         `yaml:"ca_file" doc:"File with further root certificates (PEM) to trust for federation, beside the system's."`
+	CAFile            string         `yaml:"ca_file" doc:"File with further root certificates (PEM) to trust for federation and identity servers, beside the system's."`
 	AllowDomains      []string       `yaml:"allow_domains" check:"name" doc:"When not empty, only these servers are spoken to. *.example.org matches all names below example.org."`
 	DenyDomains       []string       `yaml:"deny_domains" check:"name" doc:"Servers that are never spoken to; patterns as above."`
 	TrustedKeyServers []string       `yaml:"trusted_key_servers" check:"name" doc:"Servers asked for the keys of servers that do not answer themselves. Each learns whom you talk to and is believed."`
@@ -115,6 +116,13 @@ type Media struct {
 // Push is how push gateways are called.
 type Push struct {
 	AllowNetworks []netip.Prefix `yaml:"allow_networks" doc:"Private or local networks that push gateways may be in, such as 10.1.0.0/16 for a gateway of your own. All other private ranges are refused, since users choose the gateway."`
+}
+
+// Identity says which identity servers may be used.
+type Identity struct {
+	Enabled       bool           `yaml:"enabled" doc:"Off refuses invites to e-mail addresses."`
+	Allow         []string       `yaml:"allow" check:"name" doc:"When not empty, only these identity servers are used. *.example.org matches all names below example.org."`
+	AllowNetworks []netip.Prefix `yaml:"allow_networks" doc:"Private or local networks that identity servers may be in. All other private ranges are refused, since users choose the server."`
 }
 
 // SMTP is a mail server that takes e-mails for others.
@@ -164,6 +172,7 @@ func Default() *Config {
 		RateLimits:   RateLimits{Enabled: true, Classes: defaultClasses()},
 		Federation:   Federation{Enabled: true},
 		Media:        Media{MaxUploadSize: 50 << 20, RemoteCacheSize: 10 << 30, RemoteCacheAge: Duration(30 * 24 * time.Hour)},
+		Identity:     Identity{Enabled: true},
 		SMTP:         SMTP{Port: 587, Security: "starttls", Timeout: Duration(30 * time.Second)},
 		Room:         Room{DefaultVersion: "12"},
 		Presence:     Presence{Enabled: true},

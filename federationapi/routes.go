@@ -8,6 +8,9 @@ const maxTransaction = 10 << 20
 // maxEventBody bounds bodies that are an event, or an invite with the state that comes along.
 const maxEventBody = 4 << 20
 
+// maxBinding bounds what an identity server tells of one address.
+const maxBinding = 1 << 20
+
 // Routes are the endpoints of the door. Those of keys and media belong to their owners.
 func (a *API) Routes() []httpx.Route {
 	const v1, v2 = "/_matrix/federation/v1", "/_matrix/federation/v2"
@@ -22,6 +25,8 @@ func (a *API) Routes() []httpx.Route {
 	}
 	transactions := put(v1+"/send/{txnId}", "Transactions", a.sendTransaction)
 	transactions.MaxBody, transactions.Hot = maxTransaction, true
+	bound := put(v1+"/3pid/onbind", "Third-party invites", a.onBind)
+	bound.Auth, bound.Limit, bound.MaxBody = httpx.AuthNone, "invite", maxBinding
 	version := get("/version", "Server discovery", a.version)
 	version.Auth = httpx.AuthNone
 	return append(a.encryptionRoutes(), []httpx.Route{
@@ -36,6 +41,8 @@ func (a *API) Routes() []httpx.Route {
 		get("/make_leave/{roomId}/{userId}", "Leaving Rooms (Rejecting Invites)", a.makeLeave),
 		put(v1+"/send_leave/{roomId}/{eventId}", "Leaving Rooms (Rejecting Invites)", a.sendLeaveV1),
 		put(v2+"/send_leave/{roomId}/{eventId}", "Leaving Rooms (Rejecting Invites)", a.sendLeave),
+		put(v1+"/exchange_third_party_invite/{roomId}", "Third-party invites", a.exchangeInvite),
+		bound,
 		put(v1+"/invite/{roomId}/{eventId}", "Inviting to a room", a.inviteV1),
 		put(v2+"/invite/{roomId}/{eventId}", "Inviting to a room", a.invite),
 		get("/event/{eventId}", "Retrieving events", a.event),

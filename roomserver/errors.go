@@ -24,6 +24,7 @@ var (
 	ErrUnknownUser  = errors.New("the user does not exist on this server")
 	ErrNoCreate     = errors.New("the state that came with the invite lacks the room's m.room.create as a full event")
 	ErrNoPolicy     = errors.New("the room's policy server gave no usable answer")
+	ErrNoIdentity   = errors.New("the identity server could not be asked about its key")
 	ErrBlocked      = errors.New("the user takes no invite of the inviter")
 	ErrBadRequest   = errors.New("the request is not valid")
 	ErrBadAnswer    = errors.New("another server's answer does not hold")
@@ -68,6 +69,7 @@ var mapped = []struct {
 	{ErrBadAnswer, matrixerr.Unknown(http.StatusBadGateway, "The answer of the other server is not right, so it was not used. Try again later, or name another server in \"via\".")},
 	{errStopping, matrixerr.Unknown(http.StatusServiceUnavailable, "The server is stopping; try again in a moment.")},
 	{ErrBusy, matrixerr.LimitExceeded(30 * time.Second)},
+	{ErrNoIdentity, matrixerr.Unknown(http.StatusBadGateway, "The identity server could not be asked whether its key is valid. Try again later.")},
 	{ErrBlocked, matrixerr.InviteBlocked()},
 	{ErrBadRequest, matrixerr.InvalidParam("The request is not valid.")},
 }

@@ -99,6 +99,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.runFollowUps(ctx) })
+	wg.Go(func() { s.runRedemptions(ctx) })
 	slots := make(chan struct{}, drainers)
 	tick, sweep := time.NewTicker(retryInterval), time.NewTicker(sweepInterval)
 	defer tick.Stop()

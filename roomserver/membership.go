@@ -35,6 +35,11 @@ func (s *Server) blocked(user, inviter string) bool {
 	return s.BlocksInvite != nil && s.IsLocal(user) && s.BlocksInvite(user, inviter)
 }
 
+// Exists reports whether a local user exists.
+func (s *Server) Exists(ctx context.Context, user string) bool {
+	return s.Profiles == nil || s.Profiles.Exists(ctx, user)
+}
+
 // Forget hides a room that a local user has left (POST /rooms/{roomId}/forget).
 func (s *Server) Forget(ctx context.Context, roomID, userID string) error {
 	m, err := s.Membership(ctx, roomID, userID)

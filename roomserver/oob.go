@@ -91,7 +91,7 @@ func (s *Server) AcceptInvite(ctx context.Context, origin, roomID, eventID, vers
 	case serverOf(e.Sender()) != origin:
 		return nil, fmt.Errorf("%w: the event's sender belongs to another server", ErrBadRequest)
 	}
-	if s.Profiles != nil && !s.Profiles.Exists(ctx, user) {
+	if !s.Exists(ctx, user) {
 		return nil, ErrUnknownUser
 	}
 	if good := s.verified(ctx, []*event.Event{e}, func(*event.Event, error) {}); len(good) == 0 {

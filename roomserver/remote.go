@@ -20,6 +20,10 @@ type Remote interface {
 	// Invite asks the invited user's server to sign an invite and returns it signed.
 	Invite(ctx context.Context, server, roomID, eventID, version string, e json.RawMessage, stripped []json.RawMessage) (json.RawMessage, error)
 
+	// ExchangeInvite asks the server of who issued a third-party invite for an invite
+	// of the user whom e, a partial m.room.member event, names.
+	ExchangeInvite(ctx context.Context, server, roomID string, e json.RawMessage) error
+
 	Event(ctx context.Context, server, eventID string) (json.RawMessage, error)
 	EventAuth(ctx context.Context, server, roomID, eventID string) ([]json.RawMessage, error)
 	MissingEvents(ctx context.Context, server, roomID string, earliest, latest []string, limit int, minDepth int64) ([]json.RawMessage, error)

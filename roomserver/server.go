@@ -45,6 +45,9 @@ type Options struct {
 	AliasesChanged func()
 	// BlocksInvite reports whether invites of a local user by inviter are to be refused. It may be nil.
 	BlocksInvite func(user, inviter string) bool
+	// KeyValid asks an identity server, at a URL, whether a key may still sign for third-party invites. It may be nil: keys
+	// are not asked about.
+	KeyValid func(ctx context.Context, validityURL, publicKey string) (bool, error)
 	// DefaultVersion is the room version of new rooms.
 	DefaultVersion string
 	// Down tells of servers that failed lately, so that others are asked first. It may be nil.
@@ -109,6 +112,7 @@ type Server struct {
 	invites sync.Mutex // guards the creation of rows of rooms that are not resident
 	intake  intake
 	follows followUps
+	redeems chan struct{} // wakes what works off redemptions
 	joins   joins
 	held    atomic.Int64 // bytes of large answers of other servers that are in memory
 
@@ -138,6 +142,7 @@ func New(o Options) *Server {
 	}
 	s := &Server{
 		Options: o, db: o.Store.DB, rooms: map[int64]*room{}, loading: map[int64]*loading{},
+		redeems: make(chan struct{}, 1),
 		follows: followUps{users: map[string]followUp{}, wake: make(chan struct{}, 1)},
 		intake:  intake{rooms: map[int64]store.RoomKey{}, busy: map[int64]bool{}, tried: map[int64]int64{}, wake: make(chan struct{}, 1)},
 	}

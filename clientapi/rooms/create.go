@@ -18,6 +18,7 @@ import (
 // Bounds of a request for a new room.
 const (
 	maxInvites      = 200
+	maxAddresses    = 20 // each asks an identity server
 	maxInitialState = 500
 )
 
@@ -28,7 +29,7 @@ type createBody struct {
 	Name            string                     `json:"name"`
 	Topic           string                     `json:"topic"`
 	Invite          []string                   `json:"invite"`
-	Invite3PID      []json.RawMessage          `json:"invite_3pid"`
+	Invite3PID      []address                  `json:"invite_3pid"`
 	Version         string                     `json:"room_version"`
 	CreationContent map[string]json.RawMessage `json:"creation_content"`
 	InitialState    []initialState             `json:"initial_state"`
@@ -52,6 +53,11 @@ func (a *API) create(ctx context.Context, r *httpx.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, who := range body.Invite3PID {
+		if err := a.checkAddress(who); err != nil {
+			return nil, err
+		}
+	}
 	v := a.o.Services.ByID(r.Caller.AppService)
 	if q.Alias != "" && (a.o.Services.AliasTaken(q.Alias, r.Caller.AppService) || v != nil && !v.OwnsAlias(q.Alias)) {
 		return nil, matrixerr.Exclusive("This alias belongs to an application service, or is not in the namespaces of yours; choose another")
@@ -65,6 +71,7 @@ func (a *API) create(ctx context.Context, r *httpx.Request) (any, error) {
 		a.o.Log.WithError(err).WithField("room", id).Info("Not everybody could be invited to a new room")
 		a.inviteOthers(ctx, id, q)
 	}
+	a.inviteAddresses(ctx, id, q, body.Invite3PID)
 	a.carryOver(ctx, q.Creator, id)
 	return roomID(id), nil
 }
@@ -105,8 +112,8 @@ func (a *API) createRequest(user string, b *createBody) (q roomserver.CreateRequ
 		err = matrixerr.BadJSON(`"visibility" must be "public" or "private"`)
 	case !slices.Contains([]string{"", "private_chat", "trusted_private_chat", "public_chat"}, b.Preset):
 		err = matrixerr.BadJSON(`"preset" must be "private_chat", "trusted_private_chat" or "public_chat"`)
-	case len(b.Invite3PID) > 0:
-		err = matrixerr.New(403, "M_THREEPID_DENIED", "This server does not invite by e-mail address or telephone number; invite user ids")
+	case len(b.Invite3PID) > maxAddresses:
+		err = matrixerr.InvalidParam(fmt.Sprintf("At most %d addresses can be invited with a new room; invite the others afterwards", maxAddresses))
 	}
 	if err != nil {
 		return q, err

@@ -18,9 +18,8 @@ import (
 type memberBody struct {
 	UserID           string          `json:"user_id"`
 	Reason           string          `json:"reason"`
-	Medium           string          `json:"medium"`
-	Address          string          `json:"address"`
 	ThirdPartySigned json.RawMessage `json:"third_party_signed"`
+	address
 }
 
 // maxVia bounds the servers that a client may name.
@@ -28,13 +27,10 @@ const maxVia = 50
 
 // entry reads what /join and /knock share. What else a client writes goes into
 // the member event.
-func (a *API) entry(r *httpx.Request) (q roomserver.JoinRequest, err error) {
+func (a *API) entry(ctx context.Context, r *httpx.Request) (q roomserver.JoinRequest, err error) {
 	var body memberBody
 	if err := r.JSON(&body); err != nil {
 		return q, err
-	}
-	if len(body.ThirdPartySigned) > 0 && string(body.ThirdPartySigned) != "null" {
-		return q, matrixerr.New(http.StatusForbidden, "M_THREEPID_DENIED", "This server does not take part in third-party invites; ask for an invite of your user id")
 	}
 	content := map[string]json.RawMessage{}
 	if err := r.JSON(&content); err != nil {
@@ -50,12 +46,17 @@ func (a *API) entry(r *httpx.Request) (q roomserver.JoinRequest, err error) {
 	if !event.ValidRoomID(target) && !event.ValidAlias(target) {
 		return q, matrixerr.InvalidParam(target + " is neither a room id (!…) nor an alias (#name:server)")
 	}
+	if len(body.ThirdPartySigned) > 0 && string(body.ThirdPartySigned) != "null" {
+		if err := a.redeem(ctx, r.Caller.UserID, target, body.ThirdPartySigned); err != nil {
+			return q, err
+		}
+	}
 	via := slices.Concat(r.QueryAll()["via"], r.QueryAll()["server_name"])
 	return roomserver.JoinRequest{RoomIDOrAlias: target, User: r.Caller.UserID, Via: via[:min(len(via), maxVia)], Reason: body.Reason, Content: content}, nil
 }
 
 func (a *API) join(ctx context.Context, r *httpx.Request) (any, error) {
-	q, err := a.entry(r)
+	q, err := a.entry(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +113,7 @@ func (a *API) guestMayJoin(ctx context.Context, room string) error {
 }
 
 func (a *API) knock(ctx context.Context, r *httpx.Request) (any, error) {
-	q, err := a.entry(r)
+	q, err := a.entry(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -161,8 +162,6 @@ func (a *API) target(ctx context.Context, r *httpx.Request) (m roomserver.Member
 		return m, now, err
 	}
 	switch {
-	case body.UserID == "" && (body.Medium != "" || body.Address != ""):
-		err = matrixerr.New(http.StatusForbidden, "M_THREEPID_DENIED", "This server does not invite by e-mail address or telephone number; invite a user id")
 	case body.UserID == "":
 		err = matrixerr.MissingParam(`"user_id" is missing`)
 	case !event.ValidUserID(body.UserID):
@@ -186,6 +185,13 @@ func (a *API) set(ctx context.Context, m roomserver.MembershipRequest, membershi
 }
 
 func (a *API) invite(ctx context.Context, r *httpx.Request) (any, error) {
+	var body memberBody
+	if err := r.JSON(&body); err != nil {
+		return nil, err
+	}
+	if body.UserID == "" && body.address.given() {
+		return nil, a.inviteAddress(ctx, r, body.address)
+	}
 	m, now, err := a.target(ctx, r)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 
 	"knock/internal/appservice"
 	"knock/internal/httpx"
+	"knock/internal/identity"
 	"knock/internal/matrixerr"
 	"knock/internal/search"
 	"knock/internal/sqldb"
@@ -27,6 +28,7 @@ type Options struct {
 	Services   *appservice.Services // nil: there are none
 	DB         *sqldb.DB
 	Hub        *stream.Hub
+	Identity   *identity.Client // nil: addresses cannot be invited
 	// SyncPosition returns the position of a token of /sync; false when it is
 	// none. Nil where such tokens are not made.
 	SyncPosition func(token string) (pos int64, ok bool)

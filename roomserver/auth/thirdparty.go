@@ -37,10 +37,23 @@ func (c *check) thirdPartyInvite(target string, invite gjson.Result) error {
 	if issued.Sender() != c.e.Sender() {
 		return refuse("the third-party invite was issued by somebody else")
 	}
-	if !signedByOne(signed, inviteKeys(issued)) {
+	if _, ok := signedByOne(signed, inviteKeys(issued)); !ok {
 		return refuse("no key of the third-party invite signed its redemption")
 	}
 	return nil
+}
+
+// InviteKey is a public key of an m.room.third_party_invite, as it is written there, and the URL at which to ask whether
+// it may still sign; "" when it always may.
+type InviteKey struct {
+	Public, ValidityURL string
+	key                 ed25519.PublicKey
+}
+
+// InviteSigner returns the key of an m.room.third_party_invite that signed the identity server's word about who has the
+// address.
+func InviteSigner(issued *event.Event, signed []byte) (InviteKey, bool) {
+	return signedByOne(gjson.ParseBytes(signed), inviteKeys(issued))
 }
 
 // field looks a key up in an object; other values have no fields.
@@ -52,17 +65,18 @@ func field(object gjson.Result, key string) gjson.Result {
 }
 
 // inviteKeys reads the public keys of an m.room.third_party_invite.
-func inviteKeys(issued *event.Event) []ed25519.PublicKey {
-	var keys []ed25519.PublicKey
-	add := func(value gjson.Result) {
-		if key, ok := DecodeKey(value.Str); ok && len(keys) < maxInviteKeys {
-			keys = append(keys, key)
+func inviteKeys(issued *event.Event) []InviteKey {
+	var keys []InviteKey
+	add := func(entry gjson.Result) {
+		public := field(entry, "public_key").Str
+		if key, ok := DecodeKey(public); ok && len(keys) < maxInviteKeys {
+			keys = append(keys, InviteKey{Public: public, ValidityURL: field(entry, "key_validity_url").Str, key: key})
 		}
 	}
 	content := gjson.ParseBytes(issued.ContentJSON())
-	add(content.Get("public_key"))
+	add(content)
 	for _, entry := range content.Get("public_keys").Array() {
-		add(field(entry, "public_key"))
+		add(entry)
 	}
 	return keys
 }
@@ -75,9 +89,9 @@ func DecodeKey(s string) (ed25519.PublicKey, bool) {
 	return key, err == nil && len(key) == ed25519.PublicKeySize
 }
 
-// signedByOne says whether any signature of the object is by any of the keys.
-func signedByOne(signed gjson.Result, keys []ed25519.PublicKey) bool {
-	found, tried := false, 0
+// signedByOne finds a key that made a signature of the object.
+func signedByOne(signed gjson.Result, keys []InviteKey) (by InviteKey, found bool) {
+	tried := 0
 	field(signed, "signatures").ForEach(func(server, byKey gjson.Result) bool {
 		if !byKey.IsObject() {
 			return true
@@ -86,13 +100,16 @@ func signedByOne(signed gjson.Result, keys []ed25519.PublicKey) bool {
 			if !strings.HasPrefix(keyID.String(), "ed25519:") {
 				return true
 			}
-			for _, key := range keys {
-				found = found || event.VerifyJSON([]byte(signed.Raw), server.String(), keyID.String(), key) == nil
+			for _, k := range keys {
+				if event.VerifyJSON([]byte(signed.Raw), server.String(), keyID.String(), k.key) == nil {
+					by, found = k, true
+					return false
+				}
 			}
 			tried++
 			return !found && tried < maxInviteSignatures
 		})
 		return !found && tried < maxInviteSignatures
 	})
-	return found
+	return by, found
 }

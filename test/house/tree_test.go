@@ -86,7 +86,7 @@ var ground = []string{"internal/stream", "internal/sqldb", "internal/matrixerr",
 	"internal/limits", "internal/clock", "internal/schema", "internal/fold", "internal/mail", "internal/glob"}
 
 var domain = []string{"roomserver", "internal/account", "internal/ephemeral", "internal/pushrules", "internal/e2ee",
-	"internal/relations", "internal/userdir", "internal/reports", "internal/appservice", "internal/pushers", "internal/search"}
+	"internal/relations", "internal/userdir", "internal/reports", "internal/appservice", "internal/pushers", "internal/identity", "internal/search"}
 
 // rings are searched in order; the first that fits a package rules it.
 var rings = []ring{
@@ -102,6 +102,7 @@ var rings = []ring{
 	{"roomserver", ground},
 	{"internal/sqldb/sqldbtest", ground},
 	{"internal/account", ground},
+	{"internal/identity", ground},
 	{"internal/ephemeral", ground},
 	{"internal/pushrules", ground},
 	// Indexes over rooms: domain packages that read what roomserver owns.

@@ -4,8 +4,12 @@ package hstest
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -68,6 +72,18 @@ func New(t testing.TB, d sqldb.Dialect) *Site {
 func Each(t *testing.T, fn func(t *testing.T, s *Site)) {
 	for _, d := range []sqldb.Dialect{sqldb.SQLite, sqldb.Postgres} {
 		t.Run(d.String(), func(t *testing.T) { fn(t, New(t, d)) })
+	}
+}
+
+// Trust makes nodes that start later believe a further certificate.
+func (s *Site) Trust(cert *x509.Certificate) {
+	s.t.Helper()
+	file, err := os.OpenFile(filepath.Join(s.dir, "ca.crt"), os.O_APPEND|os.O_WRONLY, 0o600)
+	if err == nil {
+		err = errors.Join(pem.Encode(file, &pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), file.Close())
+	}
+	if err != nil {
+		s.t.Fatal(err)
 	}
 }
 

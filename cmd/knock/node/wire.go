@@ -29,6 +29,7 @@ import (
 	"knock/internal/e2ee"
 	"knock/internal/ephemeral"
 	"knock/internal/httpx"
+	idserver "knock/internal/identity"
 	"knock/internal/limits"
 	"knock/internal/mail"
 	"knock/internal/matrixerr"
@@ -51,6 +52,7 @@ type parts struct {
 	services *appservice.Services
 	push     *pushrules.Service
 	pushers  *pushers.Service
+	identity *idserver.Client
 	remote   *client.Client // nil without federation, like keys and sender
 	keys     *keys.Ring
 	store    *store.Store
@@ -97,6 +99,9 @@ func (n *Node) wire(context.Context) error {
 	}
 	p.account = n.newAccount()
 	p.push = n.newPush()
+	if p.identity, err = n.newIdentity(); err != nil {
+		return err
+	}
 	if p.remote, err = n.newRemote(); err != nil {
 		return err
 	}
@@ -134,8 +139,7 @@ func (n *Node) wire(context.Context) error {
 	p.sliding = slidingsync.New(slidingsync.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Reader: p.sync.Reader(), Accounts: p.account,
 		Push: p.push, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee,
 		Log: n.logs.Component("sync"), Registerer: n.metrics})
-	p.roomsAPI = roomsapi.New(roomsapi.Options{ServerName: n.cfg.ServerName, Services: p.services, Rooms: p.rooms, DB: n.db, Hub: n.hub,
-		SyncPosition: n.syncPosition, Replaced: n.takeAlong, Search: n.searchIndex(), Bundle: p.related.Extra, Related: p.related.Related, Check: p.index.Check, Log: n.logs.Component("rooms")})
+	p.roomsAPI = n.newRoomsAPI()
 	p.directoryAPI = n.newDirectoryAPI()
 	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, SyncPosition: n.syncPosition})
 	p.spacesAPI = n.newSpacesAPI()
@@ -232,11 +236,24 @@ func (n *Node) newPush() *pushrules.Service {
 func (n *Node) newPushers() *pushers.Service {
 	p := &n.parts
 	s := pushers.New(pushers.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Rules: p.push, ServerName: n.cfg.ServerName,
-		Ignored: p.account.IgnoredUsers, Client: client.GuardedClient(n.cfg.Push.AllowNetworks, n.opts.Lookup),
+		Ignored: p.account.IgnoredUsers, Client: client.GuardedClient(n.cfg.Push.AllowNetworks, n.opts.Lookup, nil),
 		Log: n.logs.Component("push"), Registerer: n.metrics})
 	n.db.OnPublish(s.Published)
 	p.push.OnChange(s.CountsChanged)
 	return s
+}
+
+// newIdentity makes what calls identity servers.
+func (n *Node) newIdentity() (*idserver.Client, error) {
+	roots, err := rootCAs(n.cfg.Federation.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	o := n.cfg.Identity
+	web := client.GuardedClient(o.AllowNetworks, n.opts.Lookup, roots)
+	return idserver.New(idserver.Options{HTTP: web, Allowed: func(server string) bool {
+		return len(o.Allow) == 0 || matchesAny(o.Allow, server)
+	}}), nil
 }
 
 func (n *Node) newRemote() (*client.Client, error) {
@@ -281,7 +298,7 @@ func (n *Node) newSender() *send.Sender {
 func (n *Node) newRooms() *roomserver.Server {
 	p := &n.parts
 	o := roomserver.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Hub: n.hub, Store: p.store,
-		Profiles: memberProfiles{p.account}, UnknownAlias: p.services.AskAlias, BlocksInvite: p.account.BlocksInvite, AliasesChanged: p.services.AliasesChanged, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"), Registerer: n.metrics,
+		Profiles: memberProfiles{p.account}, UnknownAlias: p.services.AskAlias, BlocksInvite: p.account.BlocksInvite, KeyValid: p.identity.KeyValid, AliasesChanged: p.services.AliasesChanged, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"), Registerer: n.metrics,
 		Participants: []roomserver.Participant{
 			counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}, p.index, userdir.NewWatcher(n.hub, n.cfg.ServerName),
 			&gatekeeper{e2ee: p.e2ee, store: p.store, server: n.cfg.ServerName, later: &n.later},
@@ -341,6 +358,16 @@ func (n *Node) syncPosition(token string) (int64, bool) {
 		return pos, true
 	}
 	return n.parts.sliding.Position(token)
+}
+
+func (n *Node) newRoomsAPI() *roomsapi.API {
+	p := &n.parts
+	o := roomsapi.Options{ServerName: n.cfg.ServerName, Services: p.services, Rooms: p.rooms, DB: n.db, Hub: n.hub, SyncPosition: n.syncPosition,
+		Replaced: n.takeAlong, Search: n.searchIndex(), Bundle: p.related.Extra, Related: p.related.Related, Check: p.index.Check, Log: n.logs.Component("rooms")}
+	if n.cfg.Identity.Enabled {
+		o.Identity = p.identity
+	}
+	return roomsapi.New(o)
 }
 
 func (n *Node) newDirectoryAPI() *directory.API {
