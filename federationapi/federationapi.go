@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
+	"knock/internal/appservice"
 	"knock/internal/cache"
 	"knock/internal/clock"
 	"knock/internal/ephemeral"
@@ -35,7 +36,8 @@ type Options struct {
 	Rooms      *roomserver.Server
 	Verifier   Verifier
 	Accounts   Accounts
-	Listing    *roomserver.Listing // of published rooms; nil makes one
+	Listing    *roomserver.Listing  // of published rooms; nil makes one
+	Services   *appservice.Services // with directories of their networks; nil: there are none
 	Typing     *ephemeral.Typing
 	Receipts   *ephemeral.Receipts
 	Presence   *ephemeral.Presence

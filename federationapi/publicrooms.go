@@ -23,11 +23,12 @@ type roomsQuery struct {
 		Term  string    `json:"generic_search_term"`
 		Types []*string `json:"room_types"`
 	} `json:"filter"`
-	Network string `json:"third_party_instance_id"`
+	Network     string `json:"third_party_instance_id"`
+	AllNetworks bool   `json:"include_all_networks"`
 }
 
 func (a *API) publicRooms(ctx context.Context, r *httpx.Request) (any, error) {
-	q := roomsQuery{Since: r.Query("since"), Network: r.Query("third_party_instance_id")}
+	q := roomsQuery{Since: r.Query("since"), Network: r.Query("third_party_instance_id"), AllNetworks: r.Query("include_all_networks") == "true"}
 	var err error
 	if q.Limit, err = r.Int("limit", 0, maxPublicRooms); err != nil {
 		return nil, err
@@ -50,14 +51,15 @@ func (a *API) listRooms(ctx context.Context, q roomsQuery) (any, error) {
 		return nil, matrixerr.InvalidParam("limit must be at least 0")
 	case len(q.Filter.Term) > maxTerm:
 		return nil, matrixerr.InvalidParam("The search term is too long")
-	case q.Network != "": // no bridges' networks are here
-		return map[string]any{"chunk": []any{}}, nil
 	case q.Limit == 0:
 		q.Limit = maxPublicRooms
 	}
-	page, err := a.o.Listing.Search(ctx, roomserver.ListingQuery{
-		Term: q.Filter.Term, Types: q.Filter.Types, Since: q.Since, Limit: min(q.Limit, maxPublicRooms),
-	})
+	search := roomserver.ListingQuery{Term: q.Filter.Term, Types: q.Filter.Types, Since: q.Since, Limit: min(q.Limit, maxPublicRooms)}
+	var err error
+	if search.Networks, search.NetworksOnly, err = a.o.Services.Networks(q.Network, q.AllNetworks); err != nil {
+		return nil, err
+	}
+	page, err := a.o.Listing.Search(ctx, search)
 	if errors.Is(err, roomserver.ErrBadRequest) {
 		return nil, matrixerr.InvalidParam("since must be the next_batch or prev_batch of an earlier answer").With(err)
 	}

@@ -307,7 +307,8 @@ type MembershipRequest struct {
 	Content                map[string]json.RawMessage // beside what the server sets; goes before the profile
 	Authoriser             string                     // who vouches for a join of a restricted room
 	Device, TxnID          string
-	TS                     int64 // origin_server_ts in ms; 0: now
+	TS                     int64 // origin_server_ts in ms; 0: now, unless Dated
+	Dated                  bool
 }
 
 const authoriserKey = "join_authorised_via_users_server"

@@ -19,6 +19,7 @@ import (
 
 var (
 	publishedStates = sqldb.Register("published.states", `SELECT r.nid, r.state FROM published p JOIN rooms r ON r.nid = p.room WHERE r.resident = $1`)
+	residentStates  = sqldb.Register("published.residents", `SELECT nid, state FROM rooms WHERE nid = ANY($1::bigint[]) AND resident = $2`)
 	joinedCounts    = sqldb.Register("membership.joinedCounts", `SELECT room, count(*) FROM membership WHERE state = $1 AND room = ANY($2::bigint[]) GROUP BY room`)
 )
 
@@ -49,6 +50,10 @@ type ListingQuery struct {
 	Types []*string // room types, nil for those without; a nil list is all
 	Since string    // a token of a page
 	Limit int
+	// Networks tells of rooms in directories of application services; nil: none are wanted. With NetworksOnly, they alone
+	// are.
+	Networks     func(tx *sqldb.Tx) (rooms []int64, err error)
+	NetworksOnly bool
 }
 
 // ListingPage is a part of the directory, largest rooms first.
@@ -64,7 +69,7 @@ func (l *Listing) Search(ctx context.Context, q ListingQuery) (ListingPage, erro
 	if err != nil {
 		return ListingPage{}, err
 	}
-	rooms, err := l.rooms(ctx)
+	rooms, err := l.rooms(ctx, q)
 	if err != nil {
 		return ListingPage{}, err
 	}
@@ -102,23 +107,22 @@ func (r *listed) matches(words []string, types []*string) bool {
 // fold makes texts comparable without regard to case and to forms of the same character.
 func fold(s string) string { return cases.Fold().String(norm.NFKC.String(s)) }
 
-// rooms returns what is published.
-func (l *Listing) rooms(ctx context.Context) (rooms []listed, err error) {
+// rooms returns what is published where the query looks.
+func (l *Listing) rooms(ctx context.Context, q ListingQuery) (rooms []listed, err error) {
 	err = l.s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		states, err := l.states(tx, q)
+		if err != nil {
+			return err
+		}
 		var stale []int64
-		states := map[int64]int64{}
-		_, err := sqldb.Collect(tx, publishedStates, func(rows *sqldb.Rows) (_ struct{}, err error) {
-			var room, set int64
-			err = rows.Scan(&room, &set)
+		for room, set := range states {
 			if r, ok := l.known.Get(room); ok && r.state == set {
 				rooms = append(rooms, r)
 			} else {
-				states[room] = set
 				stale = append(stale, room)
 			}
-			return struct{}{}, err
-		}, 1)
-		if err != nil || len(stale) == 0 {
+		}
+		if len(stale) == 0 {
 			return err
 		}
 		fresh, err := l.describe(tx, stale, states)
@@ -126,6 +130,30 @@ func (l *Listing) rooms(ctx context.Context) (rooms []listed, err error) {
 		return err
 	})
 	return rooms, err
+}
+
+// states are the rooms that a query is about, with their state sets.
+func (l *Listing) states(tx *sqldb.Tx, q ListingQuery) (map[int64]int64, error) {
+	states := map[int64]int64{}
+	add := func(rows *sqldb.Rows) (_ struct{}, err error) {
+		var room, set int64
+		err = rows.Scan(&room, &set)
+		states[room] = set
+		return struct{}{}, err
+	}
+	if !q.NetworksOnly {
+		if _, err := sqldb.Collect(tx, publishedStates, add, 1); err != nil {
+			return nil, err
+		}
+	}
+	if q.Networks == nil {
+		return states, nil
+	}
+	nids, err := q.Networks(tx)
+	if err == nil && len(nids) > 0 {
+		_, err = sqldb.Collect(tx, residentStates, add, nids, 1)
+	}
+	return states, err
 }
 
 func (l *Listing) describe(tx *sqldb.Tx, nids []int64, states map[int64]int64) ([]listed, error) {

@@ -20,7 +20,8 @@ type SendRequest struct {
 	StateKey             *string // nil: not a state event
 	Content              json.RawMessage
 	Redacts              string // event id, for m.room.redaction
-	TS                   int64  // origin_server_ts in ms; 0: now
+	TS                   int64  // origin_server_ts in ms; 0: now, unless Dated
+	Dated                bool   // TS was given
 	Device, TxnID        string // where TxnID is set, one device's same transaction makes one event
 	Path                 string // what the transaction id is scoped to beside the device: the endpoint's path
 }
@@ -158,7 +159,7 @@ func (r *room) builder(ctx context.Context, q SendRequest) (*event.Builder, *sel
 		Version: r.key.Version, Type: q.Type, Sender: q.Sender, RoomID: r.key.ID, StateKey: q.StateKey, Content: q.Content,
 		PrevEvents: prevs, AuthEvents: sel.ids, Depth: depth, Redacts: q.Redacts, TS: q.TS,
 	}
-	if q.TS == 0 {
+	if q.TS == 0 && !q.Dated {
 		b.TS = r.s.Clock().UnixMilli()
 	}
 	if r.key.Version.References {

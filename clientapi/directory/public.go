@@ -83,7 +83,7 @@ func (a *API) searchPublicRooms(ctx context.Context, r *httpx.Request) (any, err
 	return a.list(ctx, r.Query("server"), body)
 }
 
-func (a *API) list(ctx context.Context, server string, b searchBody) (any, error) {
+func (a *API) list(ctx context.Context, server string, b searchBody) (_ any, err error) {
 	limit := defaultRooms
 	if b.Limit != nil {
 		limit = *b.Limit
@@ -109,10 +109,11 @@ func (a *API) list(ctx context.Context, server string, b searchBody) (any, error
 	if server != "" && server != a.o.ServerName {
 		return a.listOther(ctx, server, RemoteQuery{Limit: limit, Since: b.Since, Filter: b.Filter, IncludeAllNetworks: b.All, ThirdPartyInstance: b.Third})
 	}
-	if b.Third != "" {
-		return answer(roomserver.ListingPage{Rooms: []roomserver.RoomSummary{}}), nil // no bridges' networks are here
+	q := roomserver.ListingQuery{Term: filter.Term, Types: filter.Types, Since: b.Since, Limit: limit}
+	if q.Networks, q.NetworksOnly, err = a.o.Services.Networks(b.Third, b.All); err != nil {
+		return nil, err
 	}
-	page, err := a.listing.Search(ctx, roomserver.ListingQuery{Term: filter.Term, Types: filter.Types, Since: b.Since, Limit: limit})
+	page, err := a.listing.Search(ctx, q)
 	if errors.Is(err, roomserver.ErrBadRequest) {
 		return nil, matrixerr.InvalidParam(`"since" must be the next_batch or prev_batch of an earlier answer`).With(err)
 	}

@@ -33,7 +33,7 @@ func (a *API) send(ctx context.Context, r *httpx.Request) (any, error) {
 		RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], Content: content,
 		Device: r.Caller.DeviceID, TxnID: r.Vars["txnId"], Path: "send",
 	}
-	if q.TS, err = massaged(r); err != nil {
+	if q.TS, q.Dated, err = massaged(r); err != nil {
 		return nil, err
 	}
 	if q.Type == typeRedaction {
@@ -51,19 +51,19 @@ func (a *API) send(ctx context.Context, r *httpx.Request) (any, error) {
 	return eventID(id), failWrite(err)
 }
 
-// massaged is the time that an application service gives an event; 0 is now (Application Service API, "Timestamp
+// massaged is the time that an application service gives an event, if it does (Application Service API, "Timestamp
 // massaging").
-func massaged(r *httpx.Request) (int64, error) {
+func massaged(r *httpx.Request) (ts int64, given bool, err error) {
 	text := r.Query("ts")
 	if text == "" || r.Caller.AppService == "" {
-		return 0, nil
+		return 0, false, nil
 	}
 	const latest = 1<<53 - 1
-	ts, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || ts < 1 || ts > latest {
-		return 0, matrixerr.InvalidParam("Query parameter ts must be a time in milliseconds since 1970")
+	ts, err = strconv.ParseInt(text, 10, 64)
+	if err != nil || ts < 0 || ts > latest {
+		return 0, false, matrixerr.InvalidParam("Query parameter ts must be a time in milliseconds since 1970")
 	}
-	return ts, nil
+	return ts, true, nil
 }
 
 func eventID(id string) any { return map[string]string{"event_id": id} }
@@ -147,7 +147,7 @@ func (a *API) putState(ctx context.Context, r *httpx.Request) (any, error) {
 	}
 	key := r.Vars["stateKey"]
 	q := roomserver.SendRequest{RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], StateKey: &key, Content: content}
-	if q.TS, err = massaged(r); err != nil {
+	if q.TS, q.Dated, err = massaged(r); err != nil {
 		return nil, err
 	}
 	if r.Caller.Suspended && q.Type != typeMember {
@@ -187,7 +187,7 @@ func (a *API) sendMember(ctx context.Context, c httpx.Caller, q roomserver.SendR
 	if !event.ValidUserID(*q.StateKey) {
 		return "", matrixerr.InvalidParam("The state key of a membership must be a user id")
 	}
-	m := roomserver.MembershipRequest{RoomID: q.RoomID, Sender: q.Sender, Target: *q.StateKey, Membership: membership, Content: content, TS: q.TS}
+	m := roomserver.MembershipRequest{RoomID: q.RoomID, Sender: q.Sender, Target: *q.StateKey, Membership: membership, Content: content, TS: q.TS, Dated: q.Dated}
 	if c.Suspended && (membership != "leave" || m.Target != m.Sender) {
 		return "", matrixerr.UserSuspended()
 	}

@@ -47,6 +47,8 @@ type Services struct {
 	from    Sources
 	aliases aliasIndex
 	asked   *questions
+
+	protocols protocols
 }
 
 // New makes Services. Use sets the rooms, and Run does the work.
@@ -59,7 +61,8 @@ func New(o Options) *Services {
 	if o.Retry <= 0 {
 		o.Retry = time.Second
 	}
-	s := &Services{o: o, reg: newRegistry(o.ServerName, o.Registrations, o.Registerer), asked: newQuestions()}
+	s := &Services{o: o, reg: newRegistry(o.ServerName, o.Registrations, o.Registerer), asked: newQuestions(),
+		protocols: protocols{known: map[string]knownProtocol{}}}
 	s.client = &client{http: &http.Client{Transport: transport(), CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse // the token is for the address in the registration alone
 	}}}

@@ -43,6 +43,7 @@ type service struct {
 	queries []string
 	changed chan struct{}
 	create  func(path string) bool
+	network func(path string, query url.Values) (answer any) // of third-party lookups; nil: 404
 }
 
 type event struct {
@@ -131,6 +132,17 @@ func (v *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		v.take(rest, body)
 		_, _ = io.WriteString(w, "{}")
+	case kind == "thirdparty":
+		v.mu.Lock()
+		v.queries = append(v.queries, path)
+		network := v.network
+		v.mu.Unlock()
+		answer := network(rest, r.URL.Query())
+		if answer == nil {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(answer)
 	case kind == "ping":
 		_, _ = io.WriteString(w, "{}")
 	default:
@@ -376,7 +388,20 @@ func TestBridge(t *testing.T) {
 		if e := v.said("from then"); e.TS != then || e.Sender != "@irc_zoe:"+server {
 			t.Errorf("%+v", e)
 		}
-		refused(t, b.try("irc_zoe", "PUT", lab.V3("rooms", room, "send", "m.room.message", "2")+"?ts=x", map[string]string{}, nil), 400, "M_INVALID_PARAM")
+		b.as("", "PUT", lab.V3("rooms", room, "send", "m.room.message", "0")+"?ts=0", map[string]string{"msgtype": "m.text", "body": "from 1970"})
+		if e := v.said("from 1970"); e.TS != 0 {
+			t.Errorf("%+v", e)
+		}
+		for _, ts := range []string{"x", "-1", "9007199254740992"} {
+			refused(t, b.try("irc_zoe", "PUT", lab.V3("rooms", room, "send", "m.room.message", "2")+"?ts="+ts, map[string]string{}, nil), 400, "M_INVALID_PARAM")
+		}
+		// Others have no say in it.
+		if err := alice.Call(ctx, "PUT", lab.V3("rooms", room, "send", "m.room.message", "3")+"?ts=0", map[string]string{"body": "now"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if e := v.said("now"); e.TS < then {
+			t.Errorf("%+v", e)
+		}
 
 		// Only what is of interest.
 		private, err := alice.CreateRoom(ctx, map[string]any{})

@@ -145,7 +145,7 @@ func (n *Node) wire(context.Context) error {
 	p.spacesAPI = n.newSpacesAPI()
 	p.peopleAPI = people.New(people.Options{Rooms: p.rooms, Directory: p.users, Reports: reports.New(n.db, nil), Exists: p.account.Exists})
 	p.keysAPI = n.newKeysAPI()
-	p.bridgesAPI = bridges.New(bridges.Options{Services: p.services})
+	p.bridgesAPI = bridges.New(bridges.Options{Services: p.services, Rooms: p.rooms})
 	p.federation = n.newFederation()
 	return nil
 }
@@ -335,7 +335,7 @@ func (n *Node) newFederation() *federationapi.API {
 	if p.remote == nil {
 		return nil
 	}
-	return federationapi.New(federationapi.Options{ServerName: n.cfg.ServerName, Version: n.opts.Version, Rooms: p.rooms, Verifier: p.keys,
+	return federationapi.New(federationapi.Options{ServerName: n.cfg.ServerName, Version: n.opts.Version, Rooms: p.rooms, Services: p.services, Verifier: p.keys,
 		Accounts: p.account, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Encryption: p.e2ee, Alive: n.alive,
 		Log: n.logs.Component("federation"), Registerer: n.metrics})
 }
