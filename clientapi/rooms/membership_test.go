@@ -46,7 +46,7 @@ func TestMemberships(t *testing.T) {
 			{"bob", "leave", ``, 403, "M_FORBIDDEN"},
 			{"alice", "unban", bob, 200, ""},
 			{"alice", "invite", bob, 200, ""},
-			{"bob", "join", `{"third_party_signed":{"sender":"x"}}`, 403, "M_THREEPID_DENIED"},
+			{"bob", "join", `{"third_party_signed":{"sender":"x"}}`, 403, "M_FORBIDDEN"},
 			{"bob", "join", ``, 200, ""},
 			{"bob", "leave", ``, 200, ""},
 			{"bob", "forget", ``, 200, ""},
