@@ -387,7 +387,18 @@ func TestDevices(t *testing.T) {
 		}
 		_, err = s.Device(ctx, l.UserID, "X")
 		want(t, err, "M_NOT_FOUND")
+		for _, device := range []string{"D", "E"} {
+			want(t, s.PutAccountData(ctx, l.UserID, "", "org.matrix.msc3890.local_notification_settings."+device, json.RawMessage(`{"is_silenced":true}`)), "")
+		}
+		before := s.o.Hub.LastUser(l.UserID)
 		want(t, s.DeleteDevices(ctx, l.UserID, "E"), "")
+		if s.o.Hub.LastUser(l.UserID) <= before {
+			t.Error("nobody is told that the settings of a device are gone")
+		}
+		_, err = s.AccountData(ctx, l.UserID, "", "org.matrix.msc3890.local_notification_settings.D")
+		want(t, err, "")
+		_, err = s.AccountData(ctx, l.UserID, "", "org.matrix.msc3890.local_notification_settings.E")
+		want(t, err, "M_NOT_FOUND")
 		_, err = s.Device(ctx, l.UserID, "E")
 		want(t, err, "M_NOT_FOUND")
 		_, err = auth(t, s, other.AccessToken)

@@ -108,6 +108,7 @@ type removal struct {
 	user    string
 	ended   []int64 // devices
 	dropped [][]byte
+	cleared bool // settings of the devices were removed
 	after   afterwards
 }
 
@@ -123,18 +124,40 @@ func (r *removal) write(tx *sqldb.Tx, local string, devices []int64) (err error)
 		return err
 	}
 	deleted, err := sqldb.Collect(tx, deviceDelete, scanBytes, devices)
-	if err != nil || len(deleted) == 0 || r.s.devices == nil {
+	if err != nil || len(deleted) == 0 {
 		return err
 	}
 	ids := make([]string, len(deleted))
 	for i, id := range deleted {
 		ids[i] = string(id)
 	}
+	if err := r.clearSettings(tx, local, ids); err != nil || r.s.devices == nil {
+		return err
+	}
 	r.after.fn, err = r.s.devices.DevicesDeleted(tx, r.pos, r.s.userID(local), ids)
 	return err
 }
 
+// settingTypes begin the types of account data that say how a device notifies; its id follows (MSC3890).
+var settingTypes = []string{"m.local_notification_settings.", "org.matrix.msc3890.local_notification_settings."}
+
+// clearSettings removes the account data about devices that are gone.
+func (r *removal) clearSettings(tx *sqldb.Tx, local string, ids []string) error {
+	var types []string
+	for _, id := range ids {
+		for _, prefix := range settingTypes {
+			types = append(types, prefix+id)
+		}
+	}
+	n, err := tx.Exec(dataClear, local, types, []byte{}, r.pos)
+	r.cleared = n > 0
+	return err
+}
+
 func (r *removal) committed(int64) {
+	if r.cleared {
+		r.s.o.Hub.TouchUser(r.user, r.pos)
+	}
 	r.s.tokens.drop(r.dropped)
 	r.s.numbers.drop()
 	r.s.watches.endSessions(r.user, r.ended)

@@ -76,6 +76,8 @@ var (
 	dataUpsert = sqldb.Register("account.dataUpsert", `INSERT INTO account_data (localpart, room, type, content, pos)
 		VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (localpart, room, type) DO UPDATE SET content = excluded.content, pos = excluded.pos`)
+	dataClear = sqldb.Register("account.dataClear", `UPDATE account_data SET content = $3, pos = $4
+		WHERE localpart = $1 AND room = $3 AND type = ANY($2::bytea[]) AND content <> $3`)
 	dataSince = sqldb.Register("account.dataSince", `SELECT room, type, content, pos FROM account_data
 		WHERE localpart = $1 AND pos > $2 AND pos <= $3 ORDER BY pos`)
 	dataDelete = sqldb.Register("account.dataDelete", `DELETE FROM account_data WHERE localpart = $1`)

@@ -22,13 +22,19 @@ const (
 	classDirect
 	classMessage
 	classEncrypted
+	classPollResponse
+	classPollStartDirect
+	classPollEndDirect
+	classPollStart
+	classPollEnd
 )
 
 // countable reports whether a default rule can make events of this class notify;
 // only such events have running totals.
 func (c Class) countable() bool {
 	const notifying = classRoomMention | classTombstone | classCall |
-		classEncryptedDirect | classDirect | classMessage | classEncrypted
+		classEncryptedDirect | classDirect | classMessage | classEncrypted |
+		classPollStartDirect | classPollEndDirect | classPollStart | classPollEnd
 	return c&notifying != 0
 }
 
@@ -90,6 +96,10 @@ var defaultRules = []defaultRule{
 	{id: ".m.rule.suppress_edits", kind: Override, class: classEdit,
 		conditions: `[{"kind":"event_property_is","key":"content.m\\.relates_to.rel_type","value":"m.replace"}]`,
 		actions:    `[]`},
+	// Polls and their end notify like messages, votes do not (MSC3930).
+	{id: ".org.matrix.msc3930.rule.poll_response", kind: Override, class: classPollResponse,
+		conditions: `[{"kind":"event_match","key":"type","pattern":"org.matrix.msc3381.poll.response"}]`,
+		actions:    `[]`},
 	{id: ".m.rule.call", kind: Underride, class: classCall,
 		conditions: `[{"kind":"event_match","key":"type","pattern":"m.call.invite"}]`,
 		actions:    `["notify",{"set_tweak":"sound","value":"ring"}]`},
@@ -106,6 +116,20 @@ var defaultRules = []defaultRule{
 		actions:    `["notify"]`},
 	{id: ".m.rule.encrypted", kind: Underride, class: classEncrypted,
 		conditions: `[{"kind":"event_match","key":"type","pattern":"m.room.encrypted"}]`,
+		actions:    `["notify"]`},
+	{id: ".org.matrix.msc3930.rule.poll_start_one_to_one", kind: Underride, class: classPollStartDirect,
+		conditions: `[{"kind":"room_member_count","is":"2"},` +
+			`{"kind":"event_match","key":"type","pattern":"org.matrix.msc3381.poll.start"}]`,
+		actions: `["notify",{"set_tweak":"sound","value":"default"}]`},
+	{id: ".org.matrix.msc3930.rule.poll_start", kind: Underride, class: classPollStart,
+		conditions: `[{"kind":"event_match","key":"type","pattern":"org.matrix.msc3381.poll.start"}]`,
+		actions:    `["notify"]`},
+	{id: ".org.matrix.msc3930.rule.poll_end_one_to_one", kind: Underride, class: classPollEndDirect,
+		conditions: `[{"kind":"room_member_count","is":"2"},` +
+			`{"kind":"event_match","key":"type","pattern":"org.matrix.msc3381.poll.end"}]`,
+		actions: `["notify",{"set_tweak":"sound","value":"default"}]`},
+	{id: ".org.matrix.msc3930.rule.poll_end", kind: Underride, class: classPollEnd,
+		conditions: `[{"kind":"event_match","key":"type","pattern":"org.matrix.msc3381.poll.end"}]`,
 		actions:    `["notify"]`},
 }
 

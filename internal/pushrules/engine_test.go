@@ -89,8 +89,16 @@ func TestDefaultRules(t *testing.T) {
 			".m.rule.suppress_edits", classMessage | classEdit},
 		"edit with new mention": {`{"type":"m.room.message","content":{"m.mentions":{"user_ids":["@alice:x"]},"m.relates_to":{"rel_type":"m.replace"}}}`, 3, false,
 			".m.rule.is_user_mention notify highlight default", classMessage | classEdit},
-		"call":     {`{"type":"m.call.invite","content":{}}`, 3, false, ".m.rule.call notify ring", classCall},
-		"topic":    {`{"type":"m.room.topic","state_key":"","content":{"topic":"x"}}`, 3, false, "", 0},
+		"call":  {`{"type":"m.call.invite","content":{}}`, 3, false, ".m.rule.call notify ring", classCall},
+		"topic": {`{"type":"m.room.topic","state_key":"","content":{"topic":"x"}}`, 3, false, "", 0},
+		"poll":  {`{"type":"org.matrix.msc3381.poll.start","content":{}}`, 3, false, ".org.matrix.msc3930.rule.poll_start notify", classPollStart},
+		"poll of two": {`{"type":"org.matrix.msc3381.poll.start","content":{}}`, 2, false,
+			".org.matrix.msc3930.rule.poll_start_one_to_one notify default", classPollStart | classPollStartDirect},
+		"vote": {`{"type":"org.matrix.msc3381.poll.response","content":{"m.mentions":{"user_ids":["@carol:x"]}}}`, 3, false,
+			".org.matrix.msc3930.rule.poll_response", classPollResponse},
+		"end of a poll": {`{"type":"org.matrix.msc3381.poll.end","content":{}}`, 3, false, ".org.matrix.msc3930.rule.poll_end notify", classPollEnd},
+		"end of a poll of two": {`{"type":"org.matrix.msc3381.poll.end","content":{}}`, 2, false,
+			".org.matrix.msc3930.rule.poll_end_one_to_one notify default", classPollEnd | classPollEndDirect},
 		"no type":  {`{}`, 3, false, "", 0},
 		"odd type": {`{"type":7,"content":[]}`, 3, false, "", 0},
 	} {
@@ -424,7 +432,7 @@ func TestRenderRoundTrip(t *testing.T) {
 	if !strings.Contains(string(got), `"value":"@a\"lice:x"`) {
 		t.Errorf("the mention rule does not name the user: %s", got)
 	}
-	if len(o) != 12 || len(g.Global.Underride) != 5 || len(g.Global.Content) != 1 || g.Global.Room == nil {
+	if len(o) != 13 || len(g.Global.Underride) != 9 || len(g.Global.Content) != 1 || g.Global.Room == nil {
 		t.Errorf("%d override, %d underride, %d content rules", len(o), len(g.Global.Underride), len(g.Global.Content))
 	}
 }

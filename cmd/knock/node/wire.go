@@ -429,7 +429,7 @@ func (n *Node) newEphemeral() {
 }
 
 // features are the proposals in GET /versions that clients ask for by name.
-var features = []string{slidingsync.Feature, "org.matrix.msc4028", "org.matrix.msc4155", "org.matrix.msc4222", "org.matrix.msc4380", "org.matrix.msc4380.stable", "uk.half-shot.msc2666.query_mutual_rooms"}
+var features = []string{slidingsync.Feature, "org.matrix.msc3874", "org.matrix.msc4028", "org.matrix.msc4155", "org.matrix.msc4222", "org.matrix.msc4380", "org.matrix.msc4380.stable", "uk.half-shot.msc2666.query_mutual_rooms"}
 
 func (n *Node) newAbout() *clientapi.API {
 	s := n.cfg.Support
