@@ -42,8 +42,9 @@ func (s *Server) locate(ctx context.Context, roomIDOrAlias string, via []string)
 
 // candidates are the servers to ask about a room, the likeliest first: those that
 // the user named, the inviter's and those of the state that came with the invite,
-// the alias's, those that are in the room or were when this server was, the room
-// id's own. Servers that failed lately come last.
+// the alias's, those that are in the room or were when this server was. The one
+// that the room id names is a guess for when there is no other. Servers that failed
+// lately come last.
 func (s *Server) candidates(ctx context.Context, roomID, user string, to route) []string {
 	list := slices.Clone(to.named[:min(len(to.named), maxNamed)])
 	if m, err := s.Membership(ctx, roomID, user); err == nil && (m.State == store.Invite || m.State == store.Knock) {
@@ -53,7 +54,9 @@ func (s *Server) candidates(ctx context.Context, roomID, user string, to route) 
 	if servers, err := s.JoinedServers(ctx, roomID); err == nil {
 		list = append(list, servers...)
 	}
-	list = append(list, serverOf(roomID))
+	if len(list) == 0 {
+		list = append(list, serverOf(roomID))
+	}
 	var up, down []string
 	for _, server := range list {
 		switch {

@@ -405,8 +405,11 @@ func TestCandidates(t *testing.T) {
 		to := route{named: []string{"named.example", "down.example", "a.example", "not a name", "named.example"}, alias: []string{"alias.example", "inviter.example"}}
 		s.Down = func(server string) bool { return server == "down.example" }
 		got := strings.Join(s.candidates(t.Context(), room, carol, to), " ")
-		if want := "named.example inviter.example namer.example alias.example b.example down.example"; got != want {
+		if want := "named.example inviter.example namer.example alias.example down.example"; got != want {
 			t.Errorf("asked are %s\nwant %s", got, want)
+		}
+		if got := s.candidates(t.Context(), "!other:c.example", dave, route{}); !slices.Equal(got, []string{"c.example"}) {
+			t.Errorf("without a word of others, %v are asked", got)
 		}
 		for i := range 60 {
 			to.named = append(to.named, fmt.Sprintf("n%d.example", i))
