@@ -42,16 +42,17 @@ func (s *Server) locate(ctx context.Context, roomIDOrAlias string, via []string)
 
 // candidates are the servers to ask about a room, the likeliest first: those that
 // the user named, the inviter's and those of the state that came with the invite,
-// the alias's, those that are in the room or were when this server was. The one
-// that the room id names is a guess for when there is no other. Servers that failed
-// lately come last.
-func (s *Server) candidates(ctx context.Context, roomID, user string, to route) []string {
+// the alias's, those that are in the room. What is known of a room that this
+// server is not in (inside is false) is old: servers that are named go without it;
+// so they do without the one that the room id names, which is a guess. Servers that
+// failed lately come last.
+func (s *Server) candidates(ctx context.Context, roomID, user string, to route, inside bool) []string {
 	list := slices.Clone(to.named[:min(len(to.named), maxNamed)])
 	if m, err := s.Membership(ctx, roomID, user); err == nil && (m.State == store.Invite || m.State == store.Knock) {
 		list = append(list, s.toldBy(ctx, m)...)
 	}
 	list = append(list, to.alias...)
-	if servers, err := s.JoinedServers(ctx, roomID); err == nil {
+	if servers, err := s.JoinedServers(ctx, roomID); err == nil && (inside || len(list) == 0) {
 		list = append(list, servers...)
 	}
 	if len(list) == 0 {
@@ -100,7 +101,7 @@ func (s *Server) toldBy(ctx context.Context, m store.MemberRow) (servers []strin
 func (s *Server) throughOthers(ctx context.Context, roomID, user string, to route, without error, try func(ctx context.Context, server string) error) error {
 	var worst error
 	if s.Remote != nil {
-		for _, server := range s.candidates(ctx, roomID, user, to) {
+		for _, server := range s.candidates(ctx, roomID, user, to, without != nil) {
 			err := s.tryServer(ctx, server, try)
 			if err == nil {
 				return nil

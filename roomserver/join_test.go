@@ -404,17 +404,27 @@ func TestCandidates(t *testing.T) {
 		must(t, err)
 		to := route{named: []string{"named.example", "down.example", "a.example", "not a name", "named.example"}, alias: []string{"alias.example", "inviter.example"}}
 		s.Down = func(server string) bool { return server == "down.example" }
-		got := strings.Join(s.candidates(t.Context(), room, carol, to), " ")
+		got := strings.Join(s.candidates(t.Context(), room, carol, to, false), " ")
 		if want := "named.example inviter.example namer.example alias.example down.example"; got != want {
 			t.Errorf("asked are %s\nwant %s", got, want)
 		}
-		if got := s.candidates(t.Context(), "!other:c.example", dave, route{}); !slices.Equal(got, []string{"c.example"}) {
+		if got := s.candidates(t.Context(), "!other:c.example", dave, route{}, false); !slices.Equal(got, []string{"c.example"}) {
+			t.Errorf("without a word of others, %v are asked", got)
+		}
+		public := createRoom(t, x.to, CreateRequest{Creator: farBob, Version: "12", Preset: "public_chat"})
+		must(t, join(s, public, carol))
+		for _, inside := range []bool{true, false} {
+			if got := s.candidates(t.Context(), public, dave, route{named: []string{"c.example"}}, inside); slices.Contains(got, "b.example") != inside {
+				t.Errorf("inside %v: %v are asked", inside, got)
+			}
+		}
+		if got := s.candidates(t.Context(), public, dave, route{}, false); !slices.Equal(got, []string{"b.example"}) {
 			t.Errorf("without a word of others, %v are asked", got)
 		}
 		for i := range 60 {
 			to.named = append(to.named, fmt.Sprintf("n%d.example", i))
 		}
-		if got := s.candidates(t.Context(), room, carol, to); len(got) > maxCandidates || !slices.Contains(got, "inviter.example") {
+		if got := s.candidates(t.Context(), room, carol, to, false); len(got) > maxCandidates || !slices.Contains(got, "inviter.example") {
 			t.Errorf("asked are %v", got)
 		}
 	})
