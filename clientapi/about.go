@@ -39,7 +39,7 @@ func (a *API) capabilities(_ context.Context, r *httpx.Request) (any, error) {
 		"m.set_avatar_url":  enabled(true),
 		"m.profile_fields":  enabled(true),
 		"m.3pid_changes":    enabled(a.o.Emails),
-		"m.get_login_token": enabled(false),
+		"m.get_login_token": enabled(true),
 	}
 	if r.Caller.Admin {
 		list["m.account_moderation"] = map[string]bool{"lock": true, "suspend": true}

@@ -235,7 +235,7 @@ func TestLoginAndLogout(t *testing.T) {
 		const path = v3 + "/login"
 		first := n.register("alice")
 		flows := n.expect(200, "", "", "GET", path, "")
-		if fmt.Sprint(flows["flows"]) != "[map[type:m.login.password]]" {
+		if fmt.Sprint(flows["flows"]) != "[map[type:m.login.password] map[get_login_token:true type:m.login.token]]" {
 			t.Errorf("flows %v", flows)
 		}
 		for _, c := range []struct {
@@ -253,7 +253,9 @@ func TestLoginAndLogout(t *testing.T) {
 			{403, "M_FORBIDDEN", `{"type":"m.login.password","medium":"email","address":"a@b","password":"x"}`},
 			{400, "M_UNKNOWN", `{"type":"m.login.password","identifier":{"type":"x"},"password":"x"}`},
 			{400, "M_MISSING_PARAM", `{"type":"m.login.password","password":"x"}`},
-			{400, "M_UNKNOWN", `{"type":"m.login.token","token":"x"}`},
+			{403, "M_FORBIDDEN", `{"type":"m.login.token","token":"x"}`},
+			{400, "M_MISSING_PARAM", `{"type":"m.login.token"}`},
+			{400, "M_UNKNOWN", `{"type":"m.login.dance","token":"x"}`},
 			{400, "M_MISSING_PARAM", `{"user":"alice"}`},
 			{400, "M_BAD_JSON", `{"type":"m.login.password","identifier":"alice"}`},
 			{400, "M_BAD_JSON", `[]`},

@@ -2,6 +2,7 @@ package account
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 
 	"knock/internal/account"
@@ -16,10 +17,15 @@ func (a *API) sessionRoutes() []httpx.Route {
 		{Method: "POST", Path: v3 + "/login", Handler: a.login, Auth: httpx.AuthService, Limit: limitLogin, Spec: "Login"},
 		{Method: "POST", Path: v3 + "/logout", Handler: a.logout, Auth: httpx.AuthGuestOK, WhileLocked: true, Spec: "Login"},
 		{Method: "POST", Path: v3 + "/logout/all", Handler: a.logoutAll, Auth: httpx.AuthGuestOK, WhileLocked: true, Spec: "Login"},
+		{Method: "POST", Path: v1 + "/login/get_token", Handler: a.makeLoginToken, Auth: httpx.AuthUser, Limit: limitLogin,
+			OptionalBody: true, Spec: "Login"},
 		{Method: "POST", Path: v3 + "/refresh", Handler: a.refresh, Limit: limitLogin,
 			Spec: "Refreshing access tokens"},
 	}
 }
+
+// loginToken is the type of a login with a token for one login.
+const loginToken = "m.login.token"
 
 // identifier names a user in login and UIA (Client-Server API, "Identifier types").
 type identifier struct {
@@ -54,11 +60,12 @@ func (a *API) identify(ctx context.Context, i identifier, legacy string) (string
 
 func (a *API) loginFlows(context.Context, *httpx.Request) (any, error) {
 	type flow struct {
-		Type string `json:"type"`
+		Type     string `json:"type"`
+		GetToken bool   `json:"get_login_token,omitempty"`
 	}
-	flows := []flow{{account.StagePassword}}
+	flows := []flow{{Type: account.StagePassword}, {Type: loginToken, GetToken: true}}
 	if a.o.Services.Any() {
-		flows = append(flows, flow{loginService})
+		flows = append(flows, flow{Type: loginService})
 	}
 	return map[string]any{"flows": flows}, nil
 }
@@ -67,6 +74,7 @@ func (a *API) login(ctx context.Context, r *httpx.Request) (any, error) {
 	var req struct {
 		passwordAuth
 		Type        string `json:"type"`
+		Token       string `json:"token"`
 		DeviceID    string `json:"device_id"`
 		DisplayName string `json:"initial_device_display_name"`
 		Refresh     bool   `json:"refresh_token"`
@@ -76,10 +84,13 @@ func (a *API) login(ctx context.Context, r *httpx.Request) (any, error) {
 	if err := r.JSON(&req); err != nil {
 		return nil, err
 	}
+	device := account.NewDevice{ID: req.DeviceID, DisplayName: req.DisplayName, Refresh: req.Refresh, IP: r.ClientIP()}
 	id := req.Identifier
 	switch {
 	case req.Type == "":
 		return nil, matrixerr.MissingParam("type is missing; GET this path for the login types")
+	case req.Type == loginToken:
+		return a.loginByToken(ctx, req.Token, device)
 	case req.Type != account.StagePassword && req.Type != loginService:
 		return nil, matrixerr.Unknown(http.StatusBadRequest, "This server does not know this login type")
 	case req.Medium != "" && req.Identifier.Type == "":
@@ -92,11 +103,35 @@ func (a *API) login(ctx context.Context, r *httpx.Request) (any, error) {
 	if user == "" {
 		return nil, matrixerr.MissingParam("identifier is missing: {\"type\": \"m.id.user\", \"user\": …}")
 	}
-	device := account.NewDevice{ID: req.DeviceID, DisplayName: req.DisplayName, Refresh: req.Refresh, IP: r.ClientIP()}
 	if req.Type == loginService {
 		return a.loginByService(ctx, r, user, device)
 	}
 	l, err := a.accounts.Login(ctx, user, req.Password, device)
+	if err != nil {
+		return nil, err
+	}
+	return a.loginAnswer(l), nil
+}
+
+// makeLoginToken makes a token for another client of the caller.
+func (a *API) makeLoginToken(ctx context.Context, r *httpx.Request) (any, error) {
+	var req struct {
+		Auth json.RawMessage `json:"auth"`
+	}
+	if err := r.JSON(&req); err != nil {
+		return nil, err
+	}
+	return a.withPassword(ctx, r, "get a login token", req.Auth, func() (any, error) {
+		token, err := a.accounts.LoginToken(ctx, r.Caller.UserID)
+		return map[string]any{"login_token": token, "expires_in_ms": account.LoginTokenLifetime.Milliseconds()}, err
+	})
+}
+
+func (a *API) loginByToken(ctx context.Context, token string, d account.NewDevice) (any, error) {
+	if token == "" {
+		return nil, matrixerr.MissingParam("token is missing")
+	}
+	l, err := a.accounts.LoginByToken(ctx, token, d)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,7 @@
 // Package account owns the people of this node: users, their passwords, devices and tokens, profiles, account data
-// and tags, e-mail addresses and their validation, registration tokens, OpenID tokens and the sessions of
-// User-Interactive Authentication. It is the only reader and writer of the tables in 0003_accounts.sql and
-// 0241_threepids.sql.
+// and tags, e-mail addresses and their validation, registration tokens, OpenID and login tokens and the
+// sessions of User-Interactive Authentication. It is the only reader and writer of the tables in 0003_accounts.sql,
+// 0241_threepids.sql and 0242_login.sql.
 package account
 
 import (
@@ -124,6 +124,7 @@ func (s *Service) Run(ctx context.Context) error {
 			s.housekeep("last seen", s.flushSeen(ctx))
 			if n%10 == 0 {
 				s.housekeep("OpenID tokens", s.pruneOpenID(ctx))
+				s.housekeep("login tokens", s.pruneLoginTokens(ctx))
 				s.housekeep("validations of addresses", s.pruneValidations(ctx))
 			}
 		}

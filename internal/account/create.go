@@ -20,9 +20,14 @@ type NewUser struct {
 	RegistrationToken string
 	// Email, when not nil, is a confirmed validation begun for ToRegister, which is used up: the account gets its address.
 	Email *Credentials
+	// Terms are the documents that the user accepted.
+	Terms []Terms
 	// Device, when not nil, is logged in at once.
 	Device *NewDevice
 }
+
+// Terms are one version of a document that people accept.
+type Terms struct{ Policy, Version string }
 
 // CreateUser makes an account. Without a Device only the UserID of the answer is set. Errors: M_INVALID_USERNAME,
 // M_EXCLUSIVE, M_USER_IN_USE, M_INVALID_PARAM (password), M_FORBIDDEN (registration token), M_THREEPID_AUTH_FAILED and
@@ -99,6 +104,9 @@ func (s *Service) writeUser(tx *sqldb.Tx, local string, password []byte, n NewUs
 	_, err = tx.Exec(userInsert, local, password, s.now(), n.Admin, n.Guest, 0, 0)
 	if err == nil && n.Email != nil {
 		err = s.writeEmail(tx, local, email)
+	}
+	for i := 0; err == nil && i < len(n.Terms); i++ {
+		_, err = tx.Exec(termsInsert, local, n.Terms[i].Policy, n.Terms[i].Version, s.now())
 	}
 	if err != nil || n.DisplayName == "" {
 		return nil, err

@@ -45,7 +45,7 @@ func (s *Service) writeDeactivated(tx *sqldb.Tx, local string, erase bool) error
 	if _, err := tx.Exec(userDeactivate, local, s.now(), erase, optional(u.password)); err != nil {
 		return err
 	}
-	for _, all := range []*sqldb.Stmt{threepidsDelete, bindingsDelete} {
+	for _, all := range []*sqldb.Stmt{threepidsDelete, bindingsDelete, loginTokenDelete} {
 		if _, err := tx.Exec(all, local); err != nil {
 			return err
 		}

@@ -147,11 +147,13 @@ func loginResult(err error) string {
 // LoginTrusted signs in a user whom the caller has authenticated by other means. Errors: M_NOT_FOUND,
 // M_USER_DEACTIVATED, M_USER_LOCKED.
 func (s *Service) LoginTrusted(ctx context.Context, localpart string, d NewDevice) (*Login, error) {
+	return s.login(ctx, d, func(*sqldb.Tx) (string, error) { return localpart, nil })
+}
+
+// login signs in the user whom find names inside the transaction; a *matrixerr.Error from it is the answer.
+func (s *Service) login(ctx context.Context, d NewDevice, find func(tx *sqldb.Tx) (local string, err error)) (*Login, error) {
 	if err := checkDevice(&d); err != nil {
 		return nil, err
-	}
-	if s.standings.of(s.userID(localpart)).Locked {
-		return nil, matrixerr.UserLocked()
 	}
 	g := s.newGrant(d.Refresh)
 	fresh := g.device
@@ -159,15 +161,19 @@ func (s *Service) LoginTrusted(ctx context.Context, localpart string, d NewDevic
 	err := s.db.Do(ctx, &sqldb.Op{Name: "account.login",
 		Write: func(tx *sqldb.Tx, _ int64) error {
 			g.device = fresh
-			var u User
-			if verdict = activeUser(tx, localpart, &u); verdict != nil {
-				return onlyUnknown(verdict)
+			local, err := find(tx)
+			if err == nil {
+				err = s.mayLogin(tx, local)
 			}
-			return s.writeLogin(tx, localpart, d, g)
+			if verdict = err; err != nil {
+				return onlyUnknown(err)
+			}
+			g.UserID = s.userID(local)
+			return s.writeLogin(tx, local, d, g)
 		},
 		Committed: func(int64) {
 			s.tokens.drop(g.dropped)
-			s.watches.endSessions(s.userID(localpart), []int64{g.device}) // those of the device's former tokens
+			s.watches.endSessions(g.UserID, []int64{g.device}) // those of the device's former tokens
 		},
 	})
 	if err == nil {
@@ -176,8 +182,19 @@ func (s *Service) LoginTrusted(ctx context.Context, localpart string, d NewDevic
 	if err != nil {
 		return nil, err
 	}
-	g.UserID, g.DeviceID = s.userID(localpart), d.ID
+	g.DeviceID = d.ID
 	return &g.Login, nil
+}
+
+func (s *Service) mayLogin(tx *sqldb.Tx, local string) error {
+	var u User
+	if err := activeUser(tx, local, &u); err != nil {
+		return err
+	}
+	if s.standings.of(s.userID(local)).Locked {
+		return matrixerr.UserLocked()
+	}
+	return nil
 }
 
 // onlyUnknown passes on what must roll a batch back; an answer to the client does not.

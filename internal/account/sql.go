@@ -55,6 +55,16 @@ var (
 	tokensSelect = sqldb.Register("account.tokensSelect",
 		`SELECT t.access FROM tokens t JOIN devices d ON d.nid = t.device WHERE d.localpart = $1`)
 
+	loginTokenInsert = sqldb.Register("account.loginTokenInsert",
+		`INSERT INTO login_tokens (hash, localpart, expires) VALUES ($1, $2, $3)`)
+	loginTokenTake = sqldb.Register("account.loginTokenTake",
+		`DELETE FROM login_tokens WHERE hash = $1 RETURNING localpart, expires`)
+	loginTokenPrune  = sqldb.Register("account.loginTokenPrune", `DELETE FROM login_tokens WHERE expires <= $1`)
+	loginTokenDelete = sqldb.Register("account.loginTokenDelete", `DELETE FROM login_tokens WHERE localpart = $1`)
+
+	termsInsert = sqldb.Register("account.termsInsert", `INSERT INTO accepted_terms (localpart, policy, version, accepted)
+		VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`)
+
 	regInsert = sqldb.Register("account.regInsert", `INSERT INTO registration_tokens
 		(token, uses_allowed, completed, expires, created) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`)
 	regRow = sqldb.Register("account.regRow",

@@ -43,6 +43,7 @@ const (
 	accessPrefix   = "knk_"
 	refreshPrefix  = "knr_"
 	openIDPrefix   = "kno_"
+	loginPrefix    = "knl_"
 	maxTokenLength = 512
 )
 
