@@ -61,6 +61,7 @@ func (c *Config) check() []string {
 	c.checkListeners(fail)
 	c.checkClasses(fail)
 	c.checkSMTP(fail)
+	c.checkRegistration(fail)
 	for _, name := range slices.Sorted(maps.Keys(c.Logging.Levels)) {
 		if _, err := obs.ParseLevel(c.Logging.Levels[name]); err != nil {
 			fail(join("logging.levels", name), "logging.levels.%s: %s", name, err)
@@ -115,6 +116,36 @@ func (c *Config) checkListeners(fail func(path, format string, args ...any)) {
 	} {
 		if (l.cert == "") != (l.key == "") {
 			fail(l.path, "%s needs both tls_cert and tls_key, or neither", l.path)
+		}
+	}
+}
+
+func (c *Config) checkRegistration(fail func(path, format string, args ...any)) {
+	versions, seen := map[string]string{}, map[string]bool{}
+	for _, p := range c.Registration.Terms {
+		u, err := url.Parse(p.URL)
+		switch {
+		case p.Policy == "" || p.Version == "" || p.Language == "" || p.Language == "version" || p.Name == "":
+			fail("registration.terms", "registration.terms: each entry needs policy, version, language, name and url")
+		case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+			fail("registration.terms", "registration.terms: the url %q of %s is no address of a web page", p.URL, p.Policy)
+		case versions[p.Policy] != "" && versions[p.Policy] != p.Version:
+			fail("registration.terms", "registration.terms: %s has several versions; all languages need the same", p.Policy)
+		case seen[p.Policy+"\x00"+p.Language]:
+			fail("registration.terms", "registration.terms: %s is there twice for language %s", p.Policy, p.Language)
+		}
+		versions[p.Policy], seen[p.Policy+"\x00"+p.Language] = p.Version, true
+	}
+	captcha := c.Registration.Captcha
+	if captcha.SiteKey == "" {
+		return
+	}
+	if captcha.Secret == "" {
+		fail("registration.captcha.secret", "registration.captcha.secret is missing: it comes with the site key")
+	}
+	for _, where := range [][2]string{{"verify_url", captcha.VerifyURL}, {"script_url", captcha.ScriptURL}} {
+		if u, err := url.Parse(where[1]); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+			fail("registration.captcha."+where[0], "registration.captcha.%s is %q: write a URL", where[0], where[1])
 		}
 	}
 }

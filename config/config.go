@@ -74,10 +74,29 @@ type MetricsListener struct {
 
 // Registration says who may make an account.
 type Registration struct {
-	Mode         string `yaml:"mode" enum:"disabled,token,open" doc:"disabled: only the command line makes accounts. token: people need a registration token (knock token create). open: everybody; on the internet this attracts abuse."`
-	SharedSecret string `yaml:"shared_secret" doc:"Secret for tools that make accounts through /_synapse/admin/v1/register. Empty turns that off."`
-	RequireEmail bool   `yaml:"require_email" doc:"Ask for a confirmed e-mail address too; needs smtp. Without this people may leave it out."`
-	Guests       bool   `yaml:"guests" doc:"Allow guest accounts."`
+	Mode         string   `yaml:"mode" enum:"disabled,token,open" doc:"disabled: only the command line makes accounts. token: people need a registration token (knock token create). open: everybody; on the internet this attracts abuse."`
+	SharedSecret string   `yaml:"shared_secret" doc:"Secret for tools that make accounts through /_synapse/admin/v1/register. Empty turns that off."`
+	RequireEmail bool     `yaml:"require_email" doc:"Ask for a confirmed e-mail address too; needs smtp. Without this people may leave it out."`
+	Guests       bool     `yaml:"guests" doc:"Allow guest accounts."`
+	Terms        []Policy `yaml:"terms" doc:"Documents that people have to accept before they get an account. One entry for each document and language: {policy: privacy, version: 1.0, language: en, name: Privacy policy, url: https://example.org/privacy}."`
+	Captcha      Captcha  `yaml:"captcha" doc:"A puzzle that programs cannot solve easily, for open registration."`
+}
+
+// Policy is a document in one language.
+type Policy struct {
+	Policy   string `yaml:"policy" doc:"A name for programs, the same in all languages."`
+	Version  string `yaml:"version" doc:"Its version, the same in all languages."`
+	Language string `yaml:"language" doc:"Such as en."`
+	Name     string `yaml:"name" doc:"Its title."`
+	URL      string `yaml:"url" doc:"Where it can be read."`
+}
+
+// Captcha is a service that speaks the protocol of reCAPTCHA 2.
+type Captcha struct {
+	SiteKey   string `yaml:"site_key" doc:"The public key. Empty turns the puzzle off."`
+	Secret    string `yaml:"secret" doc:"The secret key."`
+	VerifyURL string `yaml:"verify_url" doc:"Where answers are checked. hCaptcha and Turnstile have addresses of their own that work too, but apps may know reCAPTCHA only."`
+	ScriptURL string `yaml:"script_url" doc:"The script that shows the puzzle on the server's own page, for apps that cannot."`
 }
 
 // RateLimits are token buckets.
@@ -168,7 +187,7 @@ func Default() *Config {
 			Federation: FederationListener{Address: ":8448"},
 			Metrics:    MetricsListener{Address: "localhost:8009"},
 		},
-		Registration: Registration{Mode: "token"},
+		Registration: Registration{Mode: "token", Captcha: defaultCaptcha()},
 		RateLimits:   RateLimits{Enabled: true, Classes: defaultClasses()},
 		Federation:   Federation{Enabled: true},
 		Media:        Media{MaxUploadSize: 50 << 20, RemoteCacheSize: 10 << 30, RemoteCacheAge: Duration(30 * 24 * time.Hour)},
@@ -179,6 +198,11 @@ func Default() *Config {
 		Search:       Search{Enabled: true},
 		Logging:      Logging{Format: "text", Level: "info"},
 	}
+}
+
+// defaultCaptcha is reCAPTCHA, at addresses that answer everywhere.
+func defaultCaptcha() Captcha {
+	return Captcha{VerifyURL: "https://www.recaptcha.net/recaptcha/api/siteverify", ScriptURL: "https://www.recaptcha.net/recaptcha/api.js"}
 }
 
 func defaultClasses() map[string]Class {

@@ -46,10 +46,15 @@ type Options struct {
 // Registration is the policy for new accounts.
 type Registration struct {
 	Enabled      bool
-	RequireToken bool // a registration token is needed
-	RequireEmail bool // a confirmed e-mail address is needed
-	Guests       bool // guest accounts may be made
+	RequireToken bool     // a registration token is needed
+	RequireEmail bool     // a confirmed e-mail address is needed
+	Terms        []Policy // documents that have to be accepted
+	Captcha      *Captcha // nil: none is asked for
+	Guests       bool     // guest accounts may be made
 }
+
+// Policy is one language of a document that people have to accept.
+type Policy struct{ Policy, Version, Language, Name, URL string }
 
 // RemoteProfiles asks another server for a profile, or for one field of it when field is not empty.
 type RemoteProfiles interface {
@@ -97,7 +102,7 @@ const (
 // Routes are the rows of this part of the door.
 func (a *API) Routes() []httpx.Route {
 	routes := slices.Concat(a.sessionRoutes(), a.registerRoutes(), a.accountRoutes(), a.deviceRoutes(),
-		a.profileRoutes(), a.dataRoutes(), a.tagRoutes(), a.moderationRoutes(), a.emailRoutes(), a.threepidRoutes())
+		a.profileRoutes(), a.dataRoutes(), a.tagRoutes(), a.moderationRoutes(), a.emailRoutes(), a.threepidRoutes(), a.fallbackRoutes())
 	for i := range routes {
 		if routes[i].Spec == "" {
 			routes[i].Spec = "Client Authentication"

@@ -60,6 +60,9 @@ func (a *API) register(ctx context.Context, r *httpx.Request) (any, error) {
 	return nil, matrixerr.InvalidParam("kind is either user or guest")
 }
 
+// operationRegister is what UIA sessions of registration are for.
+const operationRegister = "register"
+
 // registerUser checks the name first, then the person, then makes the account (Client-Server API, POST /register).
 func (a *API) registerUser(ctx context.Context, r *httpx.Request, req registerRequest) (any, error) {
 	if !a.o.Registration.Enabled {
@@ -70,8 +73,8 @@ func (a *API) registerUser(ctx context.Context, r *httpx.Request, req registerRe
 			return nil, err
 		}
 	}
-	s, resp, err := a.authorize(ctx, account.UIARequest{Operation: "register", Auth: req.Auth,
-		Flows: a.registrationFlows(), Verify: a.verifyRegistration})
+	s, resp, err := a.authorize(ctx, account.UIARequest{Operation: operationRegister, Auth: req.Auth,
+		Flows: a.registrationFlows(), Params: a.registrationParams(), Verify: a.verifyRegistration})
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +96,12 @@ func (a *API) registrationFlows() [][]string {
 	if a.o.Registration.RequireToken {
 		all = append(all, account.StageRegistrationToken)
 	}
+	if a.o.Registration.Captcha != nil {
+		all = append(all, account.StageCaptcha)
+	}
+	if len(a.o.Registration.Terms) > 0 {
+		all = append(all, account.StageTerms)
+	}
 	with := append(slices.Clone(all), account.StageEmail)
 	switch {
 	case a.o.Mail != nil && a.o.Registration.RequireEmail:
@@ -105,6 +114,35 @@ func (a *API) registrationFlows() [][]string {
 	return [][]string{all}
 }
 
+// registrationParams tell clients what the stages are about.
+func (a *API) registrationParams() map[string]any {
+	params := map[string]any{}
+	if c := a.o.Registration.Captcha; c != nil {
+		params[account.StageCaptcha] = map[string]string{"public_key": c.SiteKey}
+	}
+	if len(a.o.Registration.Terms) == 0 {
+		return params
+	}
+	policies := map[string]map[string]any{}
+	for _, p := range a.o.Registration.Terms {
+		if policies[p.Policy] == nil {
+			policies[p.Policy] = map[string]any{"version": p.Version}
+		}
+		policies[p.Policy][p.Language] = map[string]string{"name": p.Name, "url": p.URL}
+	}
+	params[account.StageTerms] = map[string]any{"policies": policies}
+	return params
+}
+
+// accepted are the documents that everybody who registers has accepted.
+func (a *API) accepted() []account.Terms {
+	terms := make([]account.Terms, len(a.o.Registration.Terms))
+	for i, p := range a.o.Registration.Terms {
+		terms[i] = account.Terms{Policy: p.Policy, Version: p.Version}
+	}
+	return terms
+}
+
 func (a *API) createUser(ctx context.Context, r *httpx.Request, req registerRequest, s *account.UIASession) (any, error) {
 	if req.Password == "" {
 		return nil, matrixerr.MissingParam("password is missing")
@@ -113,7 +151,7 @@ func (a *API) createUser(ctx context.Context, r *httpx.Request, req registerRequ
 		return nil, err
 	}
 	n := account.NewUser{Username: req.Username, Password: req.Password,
-		RegistrationToken: s.Value(account.StageRegistrationToken), Email: shownEmail(s)}
+		RegistrationToken: s.Value(account.StageRegistrationToken), Email: shownEmail(s), Terms: a.accepted()}
 	if !req.InhibitLogin {
 		n.Device = &account.NewDevice{ID: req.DeviceID, DisplayName: req.DisplayName, Refresh: req.Refresh,
 			IP: r.ClientIP()}
@@ -140,8 +178,10 @@ func (a *API) registerGuest(ctx context.Context, r *httpx.Request, req registerR
 // verifyRegistration checks a stage of registration.
 func (a *API) verifyRegistration(ctx context.Context, s *account.UIASession, stage string, raw json.RawMessage) error {
 	switch stage {
-	case account.StageDummy:
+	case account.StageDummy, account.StageTerms: // with its words the client says that the documents were accepted
 		return nil
+	case account.StageCaptcha:
+		return a.verifyCaptcha(ctx, raw)
 	case account.StageEmail:
 		return a.verifyEmail(ctx, s, account.ToRegister, raw)
 	}

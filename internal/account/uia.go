@@ -21,6 +21,8 @@ const (
 	StageDummy             = "m.login.dummy"
 	StageRegistrationToken = "m.login.registration_token"
 	StageEmail             = "m.login.email.identity"
+	StageTerms             = "m.login.terms"
+	StageCaptcha           = "m.login.recaptcha"
 )
 
 const (
@@ -47,9 +49,10 @@ func NewUIA(now func() time.Time) *UIA {
 
 // UIARequest is one attempt at an operation that needs authentication.
 type UIARequest struct {
-	Operation string     // what is to be done, target included: a session is good for nothing else
-	UserID    string     // who does it, "" for nobody yet
-	Flows     [][]string // stages of each flow, in order
+	Operation string         // what is to be done, target included: a session is good for nothing else
+	UserID    string         // who does it, "" for nobody yet
+	Flows     [][]string     // stages of each flow, in order
+	Params    map[string]any // what a client needs to know for the stages, by stage; nil: nothing
 	Auth      json.RawMessage
 	// Verify checks a stage. A 401 lets the client try the stage again; any other error ends the request.
 	Verify func(ctx context.Context, session *UIASession, stage string, auth json.RawMessage) error
@@ -62,6 +65,7 @@ type UIASession struct {
 	uia                   *UIA
 
 	mu        sync.Mutex
+	latest    UIARequest // for stages that are completed on a web page
 	completed []string
 	values    map[string]string
 	atEnd     []func()
@@ -72,6 +76,7 @@ type UIASession struct {
 type UIAChallenge struct {
 	Session   string
 	Flows     [][]string
+	Params    map[string]any
 	Completed []string
 	Cause     *matrixerr.Error // why the last attempt failed; nil when none did
 }
@@ -93,6 +98,9 @@ func (c *UIAChallenge) Body() map[string]any {
 		flows[i].Stages = stages
 	}
 	body := map[string]any{"session": c.Session, "flows": flows, "params": map[string]any{}}
+	if c.Params != nil {
+		body["params"] = c.Params
+	}
 	if len(c.Completed) > 0 {
 		body["completed"] = c.Completed
 	}
@@ -136,6 +144,7 @@ func (u *UIA) Authorize(ctx context.Context, r UIARequest) (*UIASession, error) 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.latest = r
 	if auth.Type != "" && !slices.Contains(s.completed, auth.Type) {
 		if err := s.attempt(ctx, r, auth.Type); err != nil {
 			return nil, err
@@ -169,7 +178,44 @@ func (s *UIASession) attempt(ctx context.Context, r UIARequest, stage string) er
 }
 
 func (s *UIASession) challenge(r UIARequest, cause *matrixerr.Error) *UIAChallenge {
-	return &UIAChallenge{Session: s.id, Flows: r.Flows, Completed: slices.Clone(s.completed), Cause: cause}
+	return &UIAChallenge{Session: s.id, Flows: r.Flows, Params: r.Params, Completed: slices.Clone(s.completed), Cause: cause}
+}
+
+// Session is the live session of an id, for a stage that is completed on a web page; nil when there is none.
+func (u *UIA) Session(id string) *UIASession {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	el, ok := u.sessions[id]
+	if !ok || u.now().Sub(el.Value.(*UIASession).started) >= uiaLifetime {
+		return nil
+	}
+	return el.Value.(*UIASession)
+}
+
+// Operation is what the session is for.
+func (s *UIASession) Operation() string { return s.operation }
+
+// UserID is the user who does the operation, "" for nobody yet.
+func (s *UIASession) UserID() string { return s.userID }
+
+// Has says whether a stage is complete.
+func (s *UIASession) Has(stage string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.completed, stage)
+}
+
+// Complete checks a stage outside of a request for the operation. Errors: *UIAChallenge when the stage is not the next
+// one or auth is refused (its Cause says why), or what Verify ended with.
+func (s *UIASession) Complete(ctx context.Context, stage string, auth json.RawMessage) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Contains(s.completed, stage) {
+		return nil
+	}
+	r := s.latest
+	r.Auth = auth
+	return s.attempt(ctx, r, stage)
 }
 
 // Keep remembers something for the operation, from within Verify, and what to do when the session ends.

@@ -20,6 +20,7 @@ import (
 	"knock/clientapi/slidingsync"
 	"knock/clientapi/spaces"
 	"knock/clientapi/sync"
+	"knock/config"
 	"knock/federationapi"
 	"knock/federationapi/client"
 	"knock/federationapi/keys"
@@ -442,7 +443,7 @@ func (n *Node) newAbout() *clientapi.API {
 func (n *Node) newAccountAPI() *accountapi.API {
 	r := n.cfg.Registration
 	o := accountapi.Options{Accounts: n.parts.account, Services: n.parts.services,
-		Registration: accountapi.Registration{Enabled: r.Mode != "disabled", RequireToken: r.Mode == "token", RequireEmail: r.RequireEmail, Guests: r.Guests},
+		Registration: accountRegistration(r),
 		SharedSecret: r.SharedSecret, BaseURL: strings.TrimSuffix(n.cfg.PublicBaseURL, "/"),
 		PushRules: n.parts.push.Ruleset, Limit: n.parts.limiter.Allow, Log: n.logs.Component("account")}
 	if n.parts.mail != nil {
@@ -452,6 +453,18 @@ func (n *Node) newAccountAPI() *accountapi.API {
 		o.Remote = remoteProfiles{n.parts.remote}
 	}
 	return accountapi.New(o)
+}
+
+func accountRegistration(r config.Registration) accountapi.Registration {
+	out := accountapi.Registration{Enabled: r.Mode != "disabled", RequireToken: r.Mode == "token", RequireEmail: r.RequireEmail, Guests: r.Guests}
+	for _, p := range r.Terms {
+		out.Terms = append(out.Terms, accountapi.Policy(p))
+	}
+	if c := r.Captcha; c.SiteKey != "" {
+		out.Captcha = &accountapi.Captcha{SiteKey: c.SiteKey, Secret: c.Secret, VerifyURL: c.VerifyURL, ScriptURL: c.ScriptURL,
+			HTTP: &http.Client{Timeout: 10 * time.Second}}
+	}
+	return out
 }
 
 // newMail is nil without an SMTP server.
