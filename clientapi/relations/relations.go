@@ -1,4 +1,5 @@
-// Package relations owns the Client-Server endpoints that list the children of an event and the threads of a room.
+// Package relations owns the Client-Server endpoints that list the children of an event and the threads of a room,
+// and those of following threads.
 package relations
 
 import (
@@ -11,6 +12,7 @@ import (
 	"knock/internal/matrixerr"
 	"knock/internal/relations"
 	"knock/internal/sqldb"
+	"knock/internal/threads"
 	"knock/roomserver"
 )
 
@@ -18,6 +20,7 @@ import (
 type Options struct {
 	Rooms     *roomserver.Server
 	Relations *relations.Reader
+	Threads   *threads.Subscriptions
 	// SyncPosition returns the position of a token of /sync; false when it is none. Nil where such tokens are not made.
 	SyncPosition func(token string) (pos int64, ok bool)
 }
@@ -40,12 +43,11 @@ func (a *API) Routes() []httpx.Route {
 	get := func(path string, h httpx.Handler, spec string) httpx.Route {
 		return httpx.Route{Method: http.MethodGet, Path: room + path, Handler: h, Auth: httpx.AuthUser, Spec: spec}
 	}
-	return []httpx.Route{
+	return append(a.subscriptionRoutes(),
 		get("relations/{eventId}", a.children, "Relationships API"),
 		get("relations/{eventId}/{relType}", a.children, "Relationships API"),
 		get("relations/{eventId}/{relType}/{eventType}", a.children, "Relationships API"),
-		get("threads", a.threads, "Threading"),
-	}
+		get("threads", a.threads, "Threading"))
 }
 
 // page is the answer of both endpoints.

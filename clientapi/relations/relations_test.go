@@ -18,6 +18,7 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/internal/stream"
+	"knock/internal/threads"
 	"knock/roomserver"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
@@ -27,6 +28,7 @@ type node struct {
 	t     *testing.T
 	rooms *roomserver.Server
 	serve func(user, path string) (int, gjson.Result)
+	call  func(user, method, path, body string) (int, gjson.Result)
 }
 
 func newNode(t *testing.T, db *sqldb.DB) *node {
@@ -38,7 +40,7 @@ func newNode(t *testing.T, db *sqldb.DB) *node {
 	n.rooms = roomserver.New(roomserver.Options{ServerName: "hs", Store: st, Hub: hub,
 		Participants: []roomserver.Participant{relations.NewIndex(st)},
 		Signer:       event.Signer{Server: "hs", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed([]byte(strings.Repeat("a", 32)))}})
-	api := New(Options{Rooms: n.rooms, Relations: relations.NewReader(relations.Options{Rooms: n.rooms}),
+	api := New(Options{Rooms: n.rooms, Relations: relations.NewReader(relations.Options{Rooms: n.rooms}), Threads: threads.New(n.rooms),
 		SyncPosition: func(token string) (int64, bool) {
 			pos, err := strconv.ParseInt(strings.TrimPrefix(token, "s"), 10, 64)
 			return pos, err == nil && strings.HasPrefix(token, "s")
@@ -47,8 +49,9 @@ func newNode(t *testing.T, db *sqldb.DB) *node {
 		Authenticate: func(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
 			return httpx.Caller{UserID: "@" + token + ":hs", DeviceID: "D"}, nil
 		}})
-	n.serve = func(user, path string) (int, gjson.Result) {
-		req := httptest.NewRequest("GET", "/_matrix/client/v1/rooms/"+path, nil)
+	n.serve = func(user, path string) (int, gjson.Result) { return n.call(user, "GET", "v1/rooms/"+path, "") }
+	n.call = func(user, method, path, body string) (int, gjson.Result) {
+		req := httptest.NewRequest(method, "/_matrix/client/"+path, strings.NewReader(body))
 		req.Header.Set("Authorization", "Bearer "+user)
 		w := httptest.NewRecorder()
 		router.ServeHTTP(w, req)

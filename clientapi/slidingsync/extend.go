@@ -95,6 +95,9 @@ func (a *answer) extend(ctx context.Context) error {
 	if err := a.tellData(ctx); err != nil {
 		return err
 	}
+	if err := a.tellThreads(ctx); err != nil {
+		return err
+	}
 	if a.o.Keys == nil {
 		return nil
 	}

@@ -27,6 +27,10 @@ type (
 		AccountData wireExtension `json:"account_data"`
 		Receipts    wireExtension `json:"receipts"`
 		Typing      wireExtension `json:"typing"`
+		Threads     struct {
+			Enabled bool   `json:"enabled"`
+			Limit   *int64 `json:"limit"`
+		} `json:"io.element.msc4308.thread_subscriptions"`
 	}
 	wireFilter struct {
 		DM        *bool      `json:"is_dm"`
@@ -140,6 +144,8 @@ func (p *parser) count(lists, subs int) {
 const (
 	defaultDeviceMessages = 100
 	maxDeviceMessages     = 1000
+	defaultThreads        = 100
+	maxThreads            = 500
 )
 
 func (p *parser) extensions(w *wireExtensions) (x extensions) {
@@ -154,6 +160,13 @@ func (p *parser) extensions(w *wireExtensions) (x extensions) {
 			p.fail("The limit of to_device must be at least 1")
 		}
 		x.toDevice.limit = int(min(*n, maxDeviceMessages))
+	}
+	x.threads.enabled, x.threads.limit = w.Threads.Enabled, defaultThreads
+	if n := w.Threads.Limit; n != nil {
+		if *n < 1 {
+			p.fail("The limit of thread subscriptions must be at least 1")
+		}
+		x.threads.limit = int(min(*n, maxThreads))
 	}
 	return x
 }

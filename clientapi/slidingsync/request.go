@@ -103,6 +103,10 @@ type extensions struct {
 		limit   int
 		since   string
 	}
+	threads struct {
+		enabled bool
+		limit   int
+	}
 }
 
 // check finishes a request that was read from either form.

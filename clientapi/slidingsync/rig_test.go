@@ -23,6 +23,7 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/internal/stream"
+	"knock/internal/threads"
 	"knock/roomserver"
 	"knock/roomserver/auth"
 	"knock/roomserver/event"
@@ -85,7 +86,7 @@ func (g *rig) restart() {
 	v3 := sync.New(sync.Options{DB: g.db, Hub: g.hub, Rooms: g.rooms, Accounts: g.accounts, Push: g.push, Typing: g.typing,
 		Receipts: g.receipts, Presence: g.presence})
 	g.sync = New(Options{DB: g.db, Hub: g.hub, Rooms: g.rooms, Reader: v3.Reader(), Accounts: g.accounts, Push: g.push, Typing: g.typing,
-		Receipts: g.receipts, Presence: g.presence, Keys: g.keys})
+		Receipts: g.receipts, Presence: g.presence, Threads: threads.New(g.rooms), Keys: g.keys})
 	if g.small {
 		g.sync.maxRooms, g.sync.maxBytes = 2, 2000
 	}

@@ -33,6 +33,7 @@ import (
 	"knock/internal/pushrules"
 	"knock/internal/sqldb"
 	"knock/internal/stream"
+	"knock/internal/threads"
 	"knock/roomserver"
 )
 
@@ -62,7 +63,8 @@ type Options struct {
 	Typing   *ephemeral.Typing
 	Receipts *ephemeral.Receipts
 	Presence *ephemeral.Presence
-	Keys     Keys // nil: the extensions to_device and e2ee are not there
+	Keys     Keys                   // nil: the extensions to_device and e2ee are not there
+	Threads  *threads.Subscriptions // nil: the extension of thread subscriptions is not there
 
 	Clock      clock.Clock           // nil: the system's
 	Log        *logrus.Entry         // nil: silent

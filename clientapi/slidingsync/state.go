@@ -41,6 +41,7 @@ type record struct {
 type connState struct {
 	gen    int64
 	global bool // all global account data
+	follow bool // the threads that the user follows
 	unions []*union
 	rooms  []record // ascending by room
 }
@@ -63,13 +64,14 @@ func (s *connState) find(room int64) (int, bool) {
 type draft struct {
 	base   *connState
 	global bool
+	follow bool
 	unions []*union // base's and new ones
 	set    map[int64]record
 	drop   map[int64]bool
 }
 
 func newDraft(base *connState) *draft {
-	return &draft{base: base, global: base.global, unions: slices.Clip(base.unions), set: map[int64]record{}, drop: map[int64]bool{}}
+	return &draft{base: base, global: base.global, follow: base.follow, unions: slices.Clip(base.unions), set: map[int64]record{}, drop: map[int64]bool{}}
 }
 
 // intern returns the number of a union.
@@ -84,7 +86,7 @@ func (d *draft) intern(u *union) uint16 {
 }
 
 func (d *draft) changed() bool {
-	return len(d.set) > 0 || len(d.drop) > 0 || d.global != d.base.global
+	return len(d.set) > 0 || len(d.drop) > 0 || d.global != d.base.global || d.follow != d.base.follow
 }
 
 // maxUnions bounds the unions that a state keeps although no room needs them.
@@ -95,7 +97,7 @@ func (d *draft) apply() *connState {
 	if !d.changed() {
 		return d.base
 	}
-	next := &connState{global: d.global, unions: d.unions, rooms: make([]record, 0, len(d.base.rooms)+len(d.set))}
+	next := &connState{global: d.global, follow: d.follow, unions: d.unions, rooms: make([]record, 0, len(d.base.rooms)+len(d.set))}
 	for _, r := range d.base.rooms {
 		if now, ok := d.set[r.room]; ok {
 			r = now
@@ -134,10 +136,18 @@ func (s *connState) collect() {
 // The stored form: version, flags, unions, and rooms as differences.
 const codecVersion = 1
 
+const (
+	flagGlobal = 1 << iota
+	flagFollow
+)
+
 func (s *connState) encode() []byte {
 	b := append(make([]byte, 0, 64+8*len(s.rooms)), codecVersion, 0)
 	if s.global {
-		b[1] = 1
+		b[1] |= flagGlobal
+	}
+	if s.follow {
+		b[1] |= flagFollow
 	}
 	b = binary.AppendUvarint(b, uint64(len(s.unions)))
 	for _, u := range s.unions {
@@ -189,7 +199,7 @@ func decodeState(data []byte) (*connState, error) {
 	if r.bad || head[0] != codecVersion {
 		return nil, errCorrupt
 	}
-	s := &connState{global: head[1]&1 != 0}
+	s := &connState{global: head[1]&flagGlobal != 0, follow: head[1]&flagFollow != 0}
 	for n := r.uvarint(); n > 0 && !r.bad; n-- {
 		u, err := parseUnion(string(r.bytes(r.uvarint())))
 		if err != nil {

@@ -39,6 +39,7 @@ import (
 	"knock/internal/relations"
 	"knock/internal/reports"
 	"knock/internal/search"
+	"knock/internal/threads"
 	"knock/internal/userdir"
 	"knock/mediaapi"
 	"knock/mediaapi/files"
@@ -65,6 +66,7 @@ type parts struct {
 	users    *userdir.Directory
 	queue    *search.Queue
 	search   *search.Index
+	threads  *threads.Subscriptions
 	media    *mediaapi.Media
 
 	typing   *ephemeral.Typing
@@ -120,6 +122,7 @@ func (n *Node) wire(context.Context) error {
 	p.users = userdir.New(userdir.Options{Rooms: p.rooms, Profile: memberProfiles{p.account}.MemberProfile, Log: n.logs.Component("directory")})
 	p.search = search.New(search.Options{Rooms: p.rooms, Relations: p.related, Queue: p.queue, Ignores: p.account.Ignores,
 		Log: n.logs.Component("search"), Registerer: n.metrics})
+	p.threads = threads.New(p.rooms)
 	p.account.OnProfileChange(p.rooms)
 	p.account.OnUnknownUser(p.services.AskUser)
 	p.account.OnDeactivate(p.rooms)
@@ -138,11 +141,11 @@ func (n *Node) wire(context.Context) error {
 	p.ephemeralAPI = ephemeralapi.New(ephemeralapi.Options{Rooms: n.hub, Typing: p.typing, Receipts: p.receipts, Presence: p.presence})
 	p.sync = n.newSync()
 	p.sliding = slidingsync.New(slidingsync.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Reader: p.sync.Reader(), Accounts: p.account,
-		Push: p.push, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee,
+		Push: p.push, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee, Threads: p.threads,
 		Log: n.logs.Component("sync"), Registerer: n.metrics})
 	p.roomsAPI = n.newRoomsAPI()
 	p.directoryAPI = n.newDirectoryAPI()
-	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, SyncPosition: n.syncPosition})
+	p.relationsAPI = relationsapi.New(relationsapi.Options{Rooms: p.rooms, Relations: p.related, Threads: p.threads, SyncPosition: n.syncPosition})
 	p.spacesAPI = n.newSpacesAPI()
 	p.peopleAPI = people.New(people.Options{Rooms: p.rooms, Directory: p.users, Reports: reports.New(n.db, nil), Exists: p.account.Exists})
 	p.keysAPI = n.newKeysAPI()
