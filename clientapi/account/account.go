@@ -16,6 +16,7 @@ import (
 	"knock/internal/account"
 	"knock/internal/appservice"
 	"knock/internal/httpx"
+	"knock/internal/identity"
 	"knock/internal/matrixerr"
 )
 
@@ -34,6 +35,8 @@ type Options struct {
 	Remote RemoteProfiles
 	// Mail sends e-mails; nil: none are sent, and addresses cannot be confirmed. It needs BaseURL, for links.
 	Mail Mailer
+	// Identity calls identity servers; nil: none may be used.
+	Identity *identity.Client
 	// Limit returns an error when key did too much of class, beyond the limits of routes; nil: there are no limits.
 	Limit func(class, key string) *matrixerr.Error
 	// PushRules is the content of a user's m.push_rules, which is not kept as account data; nil: not readable.

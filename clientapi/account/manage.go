@@ -78,16 +78,19 @@ func (a *API) resetPassword(ctx context.Context, auth json.RawMessage, check fun
 
 func (a *API) deactivate(ctx context.Context, r *httpx.Request) (any, error) {
 	var req struct {
-		Auth  json.RawMessage `json:"auth"`
-		Erase bool            `json:"erase"`
+		Auth   json.RawMessage `json:"auth"`
+		Erase  bool            `json:"erase"`
+		Server string          `json:"id_server"`
 	}
 	if err := r.JSON(&req); err != nil {
 		return nil, err
 	}
 	return a.withPassword(ctx, r, "deactivate", req.Auth, func() (any, error) {
-		// There is nothing to unbind: this server keeps no third-party identifiers.
-		return map[string]string{"id_server_unbind_result": "success"},
-			a.accounts.Deactivate(ctx, r.Caller.UserID, req.Erase)
+		done, err := a.unbindAll(ctx, r.Caller.UserID, req.Server)
+		if err != nil {
+			return nil, err
+		}
+		return unbindResult(done), a.accounts.Deactivate(ctx, r.Caller.UserID, req.Erase)
 	})
 }
 

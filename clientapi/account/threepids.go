@@ -16,6 +16,9 @@ func (a *API) threepidRoutes() []httpx.Route {
 	const path, spec = v3 + "/account/3pid", "Adding Account Administrative Contact Information"
 	return []httpx.Route{
 		{Method: "GET", Path: path, Handler: a.threepids, Auth: httpx.AuthUser, Spec: spec},
+		{Method: "POST", Path: path, Handler: a.bindOld, Auth: httpx.AuthUser, Limit: limitLogin, Spec: spec},
+		{Method: "POST", Path: path + "/bind", Handler: a.bind, Auth: httpx.AuthUser, Limit: limitLogin, Spec: spec},
+		{Method: "POST", Path: path + "/unbind", Handler: a.unbind, Auth: httpx.AuthUser, Limit: limitLogin, NotSuspended: true, Spec: spec},
 		{Method: "POST", Path: path + "/add", Handler: a.addThreepid, Auth: httpx.AuthUser, Limit: limitLogin, Spec: spec},
 		{Method: "POST", Path: path + "/delete", Handler: a.deleteThreepid, Auth: httpx.AuthUser, Limit: limitLogin, NotSuspended: true, Spec: spec},
 	}
@@ -90,7 +93,12 @@ func (a *API) deleteThreepid(ctx context.Context, r *httpx.Request) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	// No identity server has been told of addresses that are only here.
-	return map[string]string{"id_server_unbind_result": "no-support"},
-		a.accounts.DeleteThreepid(ctx, r.Caller.UserID, q.Medium, q.Address)
+	if err := a.accounts.DeleteThreepid(ctx, r.Caller.UserID, q.Medium, q.Address); err != nil {
+		return nil, err
+	}
+	done, err := a.unbindFrom(ctx, r.Caller.UserID, q)
+	if err != nil { // the address is gone here all the same
+		return unbindResult(false), nil
+	}
+	return unbindResult(done), nil
 }

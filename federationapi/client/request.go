@@ -219,19 +219,30 @@ func (x *exchange) request(t *target, content []byte) (*http.Request, error) {
 	return req, nil
 }
 
-// authorization signs a request (Server-Server API, Request Authentication). content is canonical JSON or nil.
+// Sign makes a request's body and its Authorization header for others than this client, which cannot reach all that
+// understand the signature.
+func Sign(signer event.Signer, method, uri, destination string, content any) (body []byte, authorization string, err error) {
+	body, err = encode(content)
+	return body, sign(signer, method, uri, destination, body), err
+}
+
 func (c *Client) authorization(method, uri, destination string, content []byte) string {
+	return sign(c.o.Signer, method, uri, destination, content)
+}
+
+// sign signs a request (Server-Server API, Request Authentication). content is canonical JSON or nil.
+func sign(signer event.Signer, method, uri, destination string, content []byte) string {
 	b := []byte{'{'}
 	if content != nil {
 		b = append(append(append(b, `"content":`...), content...), ',')
 	}
 	b = event.AppendString(append(b, `"destination":`...), destination)
 	b = event.AppendString(append(b, `,"method":`...), method)
-	b = event.AppendString(append(b, `,"origin":`...), c.o.ServerName)
+	b = event.AppendString(append(b, `,"origin":`...), signer.Server)
 	b = event.AppendString(append(b, `,"uri":`...), uri)
 	b = append(b, '}')
-	sig := base64.RawStdEncoding.EncodeToString(ed25519.Sign(c.o.Signer.Key, b))
-	return `X-Matrix origin="` + c.o.ServerName + `",destination="` + destination + `",key="` + c.o.Signer.KeyID + `",sig="` + sig + `"`
+	sig := base64.RawStdEncoding.EncodeToString(ed25519.Sign(signer.Key, b))
+	return `X-Matrix origin="` + signer.Server + `",destination="` + destination + `",key="` + signer.KeyID + `",sig="` + sig + `"`
 }
 
 // cause prefers the reason why the context ended to the error that this led to.

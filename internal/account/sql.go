@@ -103,6 +103,7 @@ var (
 	threepidsDelete = sqldb.Register("account.threepidsDelete", `DELETE FROM threepids WHERE localpart = $1`)
 	bindingList     = sqldb.Register("account.bindingList",
 		`SELECT medium, address, server FROM threepid_bindings WHERE localpart = $1 ORDER BY medium, address, server`)
+	bindingCount  = sqldb.Register("account.bindingCount", `SELECT COUNT(*) FROM threepid_bindings WHERE localpart = $1`)
 	bindingInsert = sqldb.Register("account.bindingInsert", `INSERT INTO threepid_bindings
 		(localpart, medium, address, server) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`)
 	bindingDelete = sqldb.Register("account.bindingDelete", `DELETE FROM threepid_bindings

@@ -136,9 +136,16 @@ func (s *Service) Bindings(ctx context.Context, userID string) (list []Binding, 
 	return list, err
 }
 
-// NoteBinding remembers that an identity server publishes an identifier of a user.
+// NoteBinding remembers that an identity server publishes an identifier of a user. Errors: M_FORBIDDEN (too many).
 func (s *Service) NoteBinding(ctx context.Context, userID string, b Binding) error {
 	return s.change(ctx, userID, "account.bind", func(tx *sqldb.Tx, local string, _ *removal) error {
+		var have int64
+		if err := tx.QueryRow(bindingCount, local).Scan(&have); err != nil {
+			return err
+		}
+		if have >= maxThreepids {
+			return matrixerr.Forbidden("Your account has many published addresses already; unbind one first")
+		}
 		_, err := tx.Exec(bindingInsert, local, b.Medium, b.Address, b.Server)
 		return err
 	})

@@ -37,6 +37,9 @@ type Options struct {
 	HTTP *http.Client
 	// Allowed reports whether an identity server may be used; nil: all.
 	Allowed func(server string) bool
+	// Sign makes a request's body and its Authorization header, with which this homeserver signs it (Server-Server API,
+	// "Request Authentication"). Unbind alone needs it.
+	Sign func(method, uri, destination string, content any) (body []byte, authorization string, err error)
 }
 
 // Client calls identity servers. It is safe for concurrent use.
@@ -192,6 +195,7 @@ func (c *Client) KeyValid(ctx context.Context, validityURL, publicKey string) (b
 type answer struct {
 	Status int    `json:"-"`
 	Code   string `json:"errcode"`
+	Msg    string `json:"error"`
 	User   string `json:"mxid"`
 }
 

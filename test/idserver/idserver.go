@@ -40,7 +40,9 @@ type Server struct {
 	revoked  bool
 	nullHash bool
 	next     []http.HandlerFunc
-	asked    []string // paths, in order
+	asked    []string             // paths, in order
+	sessions map[[2]string]string // sid and secret → address
+	signed   func(authorization string, body []byte) error
 }
 
 // Invite is what was stored.
@@ -165,6 +167,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case odd != nil:
 		odd(w, r)
+	case path == "3pid/unbind":
+		s.unbind(w, r)
 	case strings.HasPrefix(path, "pubkey/"):
 		s.answerKey(w, r)
 	case r.Header.Get("Authorization") != "Bearer "+Token:
@@ -173,6 +177,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.hashDetails(w)
 	case path == "lookup":
 		s.lookup(w, r)
+	case path == "3pid/bind":
+		s.bind(w, r)
 	case path == "store-invite":
 		s.store(w, r)
 	default:

@@ -255,9 +255,13 @@ func (n *Node) newIdentity() (*idserver.Client, error) {
 	}
 	o := n.cfg.Identity
 	web := client.GuardedClient(o.AllowNetworks, n.opts.Lookup, roots)
-	return idserver.New(idserver.Options{HTTP: web, Allowed: func(server string) bool {
-		return len(o.Allow) == 0 || matchesAny(o.Allow, server)
-	}}), nil
+	signer := n.keys.Signer(n.cfg.ServerName)
+	return idserver.New(idserver.Options{HTTP: web,
+		Sign: func(method, uri, destination string, content any) ([]byte, string, error) {
+			return client.Sign(signer, method, uri, destination, content)
+		}, Allowed: func(server string) bool {
+			return len(o.Allow) == 0 || matchesAny(o.Allow, server)
+		}}), nil
 }
 
 func (n *Node) newRemote() (*client.Client, error) {
@@ -449,6 +453,9 @@ func (n *Node) newAccountAPI() *accountapi.API {
 		Registration: accountRegistration(r),
 		SharedSecret: r.SharedSecret, BaseURL: strings.TrimSuffix(n.cfg.PublicBaseURL, "/"),
 		PushRules: n.parts.push.Ruleset, Limit: n.parts.limiter.Allow, Log: n.logs.Component("account")}
+	if n.cfg.Identity.Enabled {
+		o.Identity = n.parts.identity
+	}
 	if n.parts.mail != nil {
 		o.Mail = n.parts.mail
 	}
