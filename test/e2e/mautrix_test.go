@@ -190,6 +190,14 @@ func TestMautrix(t *testing.T) {
 	})
 }
 
+// TestMautrixBridge runs package bridge with the build tag that the library's encryption in Go needs.
+func TestMautrixBridge(t *testing.T) {
+	out, err := command(t, 5*time.Minute, nil, "go", "test", "-count=1", "-tags=goolm", "./bridge")
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // meet makes a room into which carol invites dave.
 func meet(t *testing.T, ctx context.Context, carol, dave *person) id.RoomID {
 	room := must(carol.CreateRoom(ctx, &mautrix.ReqCreateRoom{Name: "Order 4711", Topic: "delivery", Preset: "private_chat"}))(t).RoomID
