@@ -23,6 +23,7 @@ type Options struct {
 	RoomVersions   []string
 	DefaultVersion string
 	Emails         bool     // people may add e-mail addresses to their accounts
+	PolicyKey      string   // of this server as a policy server, base64; "": it is none
 	Features       []string // unstable features that are served, such as org.matrix.msc4222
 }
 
@@ -94,6 +95,9 @@ func (a *API) Routes() []httpx.Route {
 	}
 	if s := support(a.o); s != nil {
 		wellKnown("support", s)
+	}
+	if a.o.PolicyKey != "" {
+		wellKnown("policy_server", map[string]any{"public_keys": map[string]string{"ed25519": a.o.PolicyKey}})
 	}
 	return rows
 }

@@ -26,6 +26,7 @@ type Config struct {
 	Identity      Identity     `yaml:"identity_servers" doc:"Servers that know whose an e-mail address is. A user who invites an address chooses one and brings a token for it."`
 	SMTP          SMTP         `yaml:"smtp" doc:"The server through which e-mails to users go. Without it none are sent."`
 	Room          Room         `yaml:"room" doc:"Rooms made here."`
+	Policy        Policy       `yaml:"policy_server" doc:"Being a policy server: rooms that name this server have it decide which events are recommended. docs/policy.md says more."`
 	Presence      Presence     `yaml:"presence" doc:"Who is online."`
 	Search        Search       `yaml:"search" doc:"Searching in messages."`
 	Logging       Logging      `yaml:"logging" doc:"What is logged; SIGHUP re-reads the levels."`
@@ -157,7 +158,20 @@ type SMTP struct {
 
 // Room is about rooms made here.
 type Room struct {
+	PolicyOptional bool   `yaml:"policy_optional" doc:"What to do when a room's policy server gives no answer: false sends and shows nothing until it does, true goes on without it. What it refuses is never sent."`
 	DefaultVersion string `yaml:"default_version" enum:"1,2,3,4,5,6,7,8,9,10,11,12" doc:"Version of a new room when the client asks for none."`
+}
+
+// Policy is the role of a policy server and its rules.
+type Policy struct {
+	Enabled     bool     `yaml:"enabled" doc:"Sign events of rooms that this server is in; /.well-known/matrix/policy_server then tells the key that rooms name in m.room.policy."`
+	Key         string   `yaml:"key" doc:"File with the key that signs, made on first use. Empty means policy.key in data_dir."`
+	Rooms       []string `yaml:"rooms" doc:"When not empty, only these rooms (ids) are served."`
+	Lists       []string `yaml:"lists" doc:"Rooms (ids) whose policy lists decide: users, servers and rooms that a rule there bans are not recommended. A user of this server must be in them."`
+	DenyUsers   []string `yaml:"deny_users" doc:"Further users who are not recommended, such as @spam*:example.org."`
+	DenyServers []string `yaml:"deny_servers" doc:"Further servers, such as *.example.org."`
+	DenyPhrases []string `yaml:"deny_phrases" doc:"Messages with one of these in their text are not recommended; letter case does not count. Encrypted messages cannot be looked at."`
+	MaxMentions int      `yaml:"max_mentions" doc:"Messages that mention more users are not recommended; 0 is no limit."`
 }
 
 // Presence is who is online.
@@ -220,11 +234,15 @@ func defaultClasses() map[string]Class {
 		"directory": {PerSecond: 2, Burst: 30},
 		"ephemeral": {PerSecond: 10, Burst: 60},
 		"keys":      {PerSecond: 10, Burst: 100},
+		"policy":    {PerSecond: 20, Burst: 200},
 	}
 }
 
 // KeyFile is the path of the signing key.
 func (c *Config) KeyFile() string { return c.path(c.SigningKey, "signing.key") }
+
+// PolicyKeyFile is the path of the policy server's key.
+func (c *Config) PolicyKeyFile() string { return c.path(c.Policy.Key, "policy.key") }
 
 // MediaPath is the directory of the media store.
 func (c *Config) MediaPath() string { return c.path(c.Media.Path, "media") }

@@ -43,16 +43,29 @@ func TestForgedRequestsAreRefused(t *testing.T) {
 // forge makes an event of a user in a room on its newest state, signed by signer.
 func (n *node) forge(room, sender, typ, content string, signer event.Signer) *event.Event {
 	n.t.Helper()
+	return n.forgeEvent(event.Builder{Type: typ, Sender: sender, RoomID: room, Content: json.RawMessage(content)}, signer)
+}
+
+// forgeState is forge for state with an empty key.
+func (n *node) forgeState(room, sender, typ, content string) *event.Event {
+	n.t.Helper()
+	key := ""
+	return n.forgeEvent(event.Builder{Type: typ, StateKey: &key, Sender: sender, RoomID: room, Content: json.RawMessage(content)}, n.signer)
+}
+
+func (n *node) forgeEvent(build event.Builder, signer event.Signer) *event.Event {
+	n.t.Helper()
+	room := build.RoomID
 	key, err := n.rooms.Room(n.t.Context(), room)
 	must(n.t, err)
 	v, err := n.rooms.Current(n.t.Context(), room)
 	must(n.t, err)
-	build := event.Builder{Version: key.Version, Type: typ, Sender: sender, RoomID: room, Content: json.RawMessage(content), TS: 1_700_000_000_000}
+	build.Version, build.TS = key.Version, 1_700_000_000_000
 	events, _, err := n.rooms.Timeline(n.t.Context(), room, 0, n.hub.Published(), 1)
 	must(n.t, err)
 	build.PrevEvents, build.Depth = []string{events[0].ID}, events[0].Depth+1
 	must(n.t, n.db.Read(n.t.Context(), func(tx *sqldb.Tx) error {
-		for _, t := range []store.Tuple{{Type: "m.room.create"}, {Type: "m.room.power_levels"}, {Type: "m.room.member", Key: sender}} {
+		for _, t := range []store.Tuple{{Type: "m.room.create"}, {Type: "m.room.power_levels"}, {Type: "m.room.member", Key: build.Sender}} {
 			e, err := n.rooms.StateEvent(tx, v, t.Type, t.Key)
 			if err != nil {
 				return err

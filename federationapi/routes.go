@@ -29,7 +29,7 @@ func (a *API) Routes() []httpx.Route {
 	bound.Auth, bound.Limit, bound.MaxBody = httpx.AuthNone, "invite", maxBinding
 	version := get("/version", "Server discovery", a.version)
 	version.Auth = httpx.AuthNone
-	return append(a.encryptionRoutes(), []httpx.Route{
+	return append(append(a.encryptionRoutes(), a.policyRoutes()...), []httpx.Route{
 		transactions,
 		version,
 		OpenIDRoute(a.o.Accounts),

@@ -26,7 +26,8 @@ func (s *Server) inviteRemote(ctx context.Context, q SendRequest) (string, error
 	if err != nil {
 		return "", err
 	}
-	if e, err = s.askAbout(ctx, r.key, e); err != nil {
+	e, word, err := s.askAbout(ctx, r.key, e)
+	if err != nil {
 		return "", err
 	}
 	server := serverOf(*q.StateKey)
@@ -45,7 +46,7 @@ func (s *Server) inviteRemote(ctx context.Context, q SendRequest) (string, error
 	if signed, err = signed.WithSignaturesOf(e); err != nil {
 		return "", err
 	}
-	return e.EventID(), s.retry(ctx, func() error { return s.insertSigned(ctx, r.key, signed, admission{flags: store.Outgoing}) })
+	return e.EventID(), s.retry(ctx, func() error { return s.insertSigned(ctx, r.key, signed, admission{flags: store.Outgoing, policy: word}) })
 }
 
 // draftInvite builds and checks an invite without adding it to the room.

@@ -51,6 +51,7 @@ type verdict int
 const (
 	unasked verdict = iota
 	refused
+	excused // it gave no usable answer, and events may do without
 )
 
 // readPolicy reads what names a policy server; nil when it is not valid.
@@ -97,9 +98,14 @@ func (r *room) findPolicy(ctx context.Context) (*policy, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p := readPolicy(e.Event); p != nil && r.tip.servers[p.server] > 0 {
-			return p, nil
+		p := readPolicy(e.Event)
+		if p == nil || r.tip.servers[p.server] == 0 {
+			continue
 		}
+		if p.server == r.s.ServerName && !r.s.signsFor(p) {
+			return nil, nil // nobody can sign: not even we
+		}
+		return p, nil
 	}
 	return nil, nil
 }
@@ -127,13 +133,29 @@ func (p *policy) signed(e *event.Event) bool {
 	return p == nil || p.exempt(e.Type(), e.StateKey()) || e.VerifySignature(p.server, policyKey, p.key) == nil
 }
 
-// askPolicy returns the event with the policy server's signature. Errors are a
-// *PolicyRefusal, or ErrNoPolicy when there was no usable answer.
-func (s *Server) askPolicy(ctx context.Context, p *policy, e *event.Event) (*event.Event, error) {
+// askPolicy returns the event with the policy server's signature, or without and
+// excused. Errors are a *PolicyRefusal, or ErrNoPolicy when there was no usable
+// answer.
+func (s *Server) askPolicy(ctx context.Context, p *policy, e *event.Event) (*event.Event, verdict, error) {
+	signed, err := s.policySigned(ctx, p, e)
+	if errors.Is(err, ErrNoPolicy) && s.PolicyOptional && ctx.Err() == nil {
+		s.Log.WithError(err).WithField("event", e.EventID()).Info("An event goes on without the policy server's signature")
+		return e, excused, nil
+	}
+	return signed, unasked, err
+}
+
+func (s *Server) policySigned(ctx context.Context, p *policy, e *event.Event) (*event.Event, error) {
 	if p.signed(e) {
 		return e, nil
 	}
-	if s.Remote == nil || p.server == s.ServerName {
+	if p.server == s.ServerName {
+		if err := s.recommends(ctx, e); err != nil {
+			return nil, err
+		}
+		return e.Sign(s.PolicyRole.Signer)
+	}
+	if s.Remote == nil {
 		return nil, ErrNoPolicy
 	}
 	signature, err := s.Remote.PolicySignature(ctx, p.server, p.unstable, e.JSON())
@@ -155,18 +177,18 @@ func (s *Server) askPolicy(ctx context.Context, p *policy, e *event.Event) (*eve
 }
 
 // askAbout asks the room's policy server, as of now, about an event.
-func (s *Server) askAbout(ctx context.Context, key store.RoomKey, e *event.Event) (*event.Event, error) {
+func (s *Server) askAbout(ctx context.Context, key store.RoomKey, e *event.Event) (*event.Event, verdict, error) {
 	r, err := s.handleOf(ctx, key)
 	if err != nil {
-		return nil, err
+		return nil, unasked, err
 	}
 	if err := r.lock(); err != nil {
-		return nil, err
+		return nil, unasked, err
 	}
 	p, err := r.policy(ctx)
 	r.mu.Unlock()
 	if err != nil {
-		return nil, err
+		return nil, unasked, err
 	}
 	return s.askPolicy(ctx, p, e)
 }
@@ -179,16 +201,20 @@ const policyTime = 15 * time.Second
 // asked. Whatever keeps it from signing, the event is soft-failed.
 func (s *Server) placeAsked(ctx context.Context, key store.RoomKey, e *event.Event, a admission) error {
 	asking, cancel := context.WithTimeout(ctx, policyTime)
-	signed, err := s.askAbout(asking, key, e)
+	signed, word, err := s.askAbout(asking, key, e)
 	cancel()
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if errors.Is(err, ErrNoPolicy) && s.PolicyOptional {
+		signed, word, err = e, excused, nil // it took too long
 	}
 	if err != nil {
 		s.Log.WithError(err).WithField("room", key.ID).WithField("event", e.EventID()).Info("The policy server does not recommend an event")
 		a.policy = refused
 		return s.admitOne(ctx, key, e, a)
 	}
+	a.policy = word
 	return s.admitOne(ctx, key, signed, a)
 }
 
@@ -223,10 +249,11 @@ func (s *Server) sendAsked(ctx context.Context, key store.RoomKey, q SendRequest
 	if err != nil || id != "" {
 		return id, err
 	}
-	if e, err = s.askPolicy(ctx, p, e); err != nil {
+	e, word, err := s.askPolicy(ctx, p, e)
+	if err != nil {
 		return "", err
 	}
-	a := admission{flags: store.Outgoing, device: q.Device, txn: q.TxnID, txnKey: txn}
+	a := admission{flags: store.Outgoing, policy: word, device: q.Device, txn: q.TxnID, txnKey: txn}
 	return e.EventID(), s.retry(ctx, func() error { return s.insertSigned(ctx, key, e, a) })
 }
 

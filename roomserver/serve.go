@@ -113,13 +113,14 @@ func (s *Server) AcceptMembership(ctx context.Context, kind, origin, roomID, eve
 		newcomer = origin
 	}
 	var d *draft
+	word := unasked
 	accept := func() error {
-		d, err = s.acceptOnce(ctx, r.key, e, origin)
+		d, err = s.acceptOnce(ctx, r.key, e, origin, word)
 		return err
 	}
 	err = s.retry(ctx, accept)
 	if errors.Is(err, errUnasked) {
-		if e, err = s.askAbout(ctx, r.key, e); err != nil {
+		if e, word, err = s.askAbout(ctx, r.key, e); err != nil {
 			return nil, err
 		}
 		err = s.retry(ctx, accept)
@@ -186,7 +187,7 @@ func (s *Server) meetsConditions(ctx context.Context, roomID, user string) error
 	return err
 }
 
-func (s *Server) acceptOnce(ctx context.Context, key store.RoomKey, e *event.Event, origin string) (*draft, error) {
+func (s *Server) acceptOnce(ctx context.Context, key store.RoomKey, e *event.Event, origin string, word verdict) (*draft, error) {
 	r, err := s.handleOf(ctx, key)
 	if err != nil {
 		return nil, err
@@ -195,7 +196,7 @@ func (s *Server) acceptOnce(ctx context.Context, key store.RoomKey, e *event.Eve
 		return nil, err
 	}
 	b := r.begin()
-	d, err := b.admit(ctx, e, admission{flags: store.Outgoing, exclude: origin})
+	d, err := b.admit(ctx, e, admission{flags: store.Outgoing, exclude: origin, policy: word})
 	if err != nil {
 		err = r.abandon(b, err)
 		r.mu.Unlock()

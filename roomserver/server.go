@@ -48,6 +48,10 @@ type Options struct {
 	// KeyValid asks an identity server, at a URL, whether a key may still sign for third-party invites. It may be nil: keys
 	// are not asked about.
 	KeyValid func(ctx context.Context, validityURL, publicKey string) (bool, error)
+	// PolicyRole makes this server the policy server of rooms that name it; nil: it is none.
+	PolicyRole *PolicyRole
+	// PolicyOptional lets events go on when a room's policy server gives no usable answer. What it refuses never goes on.
+	PolicyOptional bool
 	// DefaultVersion is the room version of new rooms.
 	DefaultVersion string
 	// Down tells of servers that failed lately, so that others are asked first. It may be nil.

@@ -28,6 +28,9 @@ type Node struct {
 	baseURL string
 }
 
+// Set changes settings from the next start on.
+func (n *Node) Set(settings ...string) { n.settings = append(n.settings, settings...) }
+
 // Start serves in this process. The client listener keeps its port for good.
 func (n *Node) Start() error {
 	log, err := n.openLog()

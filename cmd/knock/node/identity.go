@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -60,6 +61,18 @@ func loadOrMakeKeys(path string, known []byte) (*Keys, error) {
 		return nil, err
 	}
 	return keys, keys.Save(path)
+}
+
+// policySigningKey reads or makes the key of the policy server; nil where this is none.
+func policySigningKey(cfg *config.Config) (ed25519.PrivateKey, error) {
+	if !cfg.Policy.Enabled || !cfg.Federation.Enabled {
+		return nil, nil
+	}
+	keys, err := loadOrMakeKeys(cfg.PolicyKeyFile(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("policy_server.key: %w", err)
+	}
+	return keys.Key, nil
 }
 
 // replaced says whether the key with this fingerprint is among the old ones.

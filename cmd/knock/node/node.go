@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -48,8 +49,11 @@ type Node struct {
 	hub   *stream.Hub
 	later later
 	keys  *Keys
-	stop  context.CancelFunc // ends the writer of db
-	parts parts
+	// policyKey signs as a policy server; nil where this is none. It is another key than the one that signs events, so
+	// that a room can take it back.
+	policyKey ed25519.PrivateKey
+	stop      context.CancelFunc // ends the writer of db
+	parts     parts
 
 	clients, federation, operators, commands *server // nil: off
 	certs                                    []*certificate
@@ -91,6 +95,9 @@ func (n *Node) open(ctx context.Context) (err error) {
 		return err
 	}
 	if n.keys, err = identity(ctx, n.cfg, n.db); err != nil {
+		return err
+	}
+	if n.policyKey, err = policySigningKey(n.cfg); err != nil {
 		return err
 	}
 	if err := n.wire(ctx); err != nil || n.opts.Offline {

@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"strings"
@@ -34,6 +36,7 @@ import (
 	"knock/internal/limits"
 	"knock/internal/mail"
 	"knock/internal/matrixerr"
+	"knock/internal/policy"
 	"knock/internal/pushers"
 	"knock/internal/pushrules"
 	"knock/internal/relations"
@@ -62,6 +65,7 @@ type parts struct {
 	e2ee     *e2ee.Service
 	index    *relations.Index
 	rooms    *roomserver.Server
+	judge    *policy.Judge // nil unless this is a policy server
 	related  *relations.Reader
 	users    *userdir.Directory
 	queue    *search.Queue
@@ -115,6 +119,7 @@ func (n *Node) wire(context.Context) error {
 	p.index = relations.NewIndex(p.store)
 	p.queue = search.NewQueue(p.store)
 	p.rooms = n.newRooms()
+	p.judge = n.newJudge()
 	p.services.Use(p.rooms)
 	p.pushers = n.newPushers()
 	p.account.OnDevices(deviceHooks{p.e2ee, p.pushers})
@@ -306,7 +311,7 @@ func (n *Node) newSender() *send.Sender {
 func (n *Node) newRooms() *roomserver.Server {
 	p := &n.parts
 	o := roomserver.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Hub: n.hub, Store: p.store,
-		Profiles: memberProfiles{p.account}, UnknownAlias: p.services.AskAlias, BlocksInvite: p.account.BlocksInvite, KeyValid: p.identity.KeyValid, AliasesChanged: p.services.AliasesChanged, DefaultVersion: n.cfg.Room.DefaultVersion, Log: n.logs.Component("rooms"), Registerer: n.metrics,
+		Profiles: memberProfiles{p.account}, UnknownAlias: p.services.AskAlias, BlocksInvite: p.account.BlocksInvite, KeyValid: p.identity.KeyValid, AliasesChanged: p.services.AliasesChanged, DefaultVersion: n.cfg.Room.DefaultVersion, PolicyOptional: n.cfg.Room.PolicyOptional, Log: n.logs.Component("rooms"), Registerer: n.metrics,
 		Participants: []roomserver.Participant{
 			counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}, p.index, userdir.NewWatcher(n.hub, n.cfg.ServerName),
 			&gatekeeper{e2ee: p.e2ee, store: p.store, server: n.cfg.ServerName, later: &n.later},
@@ -319,7 +324,30 @@ func (n *Node) newRooms() *roomserver.Server {
 		o.Down = func(server string) bool { return p.remote.Wait(server) > 0 }
 		o.Participants = append(o.Participants, p.sender)
 	}
+	if n.policyKey != nil {
+		o.PolicyRole = roomserver.NewPolicyRole(n.cfg.ServerName, n.policyKey, func(ctx context.Context, e *event.Event) (string, error) {
+			return p.judge.Judge(ctx, e)
+		})
+	}
 	return roomserver.New(o)
+}
+
+// policyPublic is the key that rooms name with this server, "" where it is no policy server.
+func (n *Node) policyPublic() string {
+	if n.policyKey == nil {
+		return ""
+	}
+	return base64.RawStdEncoding.EncodeToString(n.policyKey.Public().(ed25519.PublicKey))
+}
+
+// newJudge is nil where this server is no policy server.
+func (n *Node) newJudge() *policy.Judge {
+	if n.policyKey == nil {
+		return nil
+	}
+	c := n.cfg.Policy
+	return policy.New(policy.Options{Rooms: n.parts.rooms, DB: n.db, Log: n.logs.Component("policy"), Serve: c.Rooms, Lists: c.Lists,
+		DenyUsers: c.DenyUsers, DenyServers: c.DenyServers, DenyPhrases: c.DenyPhrases, MaxMentions: c.MaxMentions})
 }
 
 // searchIndex is the search index if people may search, else nil.
@@ -444,7 +472,7 @@ func (n *Node) newAbout() *clientapi.API {
 	return clientapi.New(clientapi.Options{PublicBaseURL: n.cfg.PublicBaseURL, DelegatedTo: n.cfg.Federation.PublicAddress,
 		SupportEmail: s.Email, SupportUser: s.MatrixID, SupportPage: s.Page,
 		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: features,
-		Emails: n.parts.mail != nil})
+		Emails: n.parts.mail != nil, PolicyKey: n.policyPublic()})
 }
 
 func (n *Node) newAccountAPI() *accountapi.API {
