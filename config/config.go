@@ -26,7 +26,7 @@ type Config struct {
 	Identity      Identity     `yaml:"identity_servers" doc:"Servers that know whose an e-mail address is. A user who invites an address chooses one and brings a token for it."`
 	SMTP          SMTP         `yaml:"smtp" doc:"The server through which e-mails to users go. Without it none are sent."`
 	Room          Room         `yaml:"room" doc:"Rooms made here."`
-	Policy        Policy       `yaml:"policy_server" doc:"Being a policy server: rooms that name this server have it decide which events are recommended. docs/policy.md says more."`
+	PolicyServer  PolicyServer `yaml:"policy_server" doc:"Being a policy server: rooms that name this server have it decide which events are recommended. docs/policy.md says more."`
 	Presence      Presence     `yaml:"presence" doc:"Who is online."`
 	Search        Search       `yaml:"search" doc:"Searching in messages."`
 	Logging       Logging      `yaml:"logging" doc:"What is logged; SIGHUP re-reads the levels."`
@@ -162,8 +162,8 @@ type Room struct {
 	DefaultVersion string `yaml:"default_version" enum:"1,2,3,4,5,6,7,8,9,10,11,12" doc:"Version of a new room when the client asks for none."`
 }
 
-// Policy is the role of a policy server and its rules.
-type Policy struct {
+// PolicyServer is the role of a policy server and its rules.
+type PolicyServer struct {
 	Enabled     bool     `yaml:"enabled" doc:"Sign events of rooms that this server is in; /.well-known/matrix/policy_server then tells the key that rooms name in m.room.policy."`
 	Key         string   `yaml:"key" doc:"File with the key that signs, made on first use. Empty means policy.key in data_dir."`
 	Rooms       []string `yaml:"rooms" doc:"When not empty, only these rooms (ids) are served."`
@@ -242,7 +242,7 @@ func defaultClasses() map[string]Class {
 func (c *Config) KeyFile() string { return c.path(c.SigningKey, "signing.key") }
 
 // PolicyKeyFile is the path of the policy server's key.
-func (c *Config) PolicyKeyFile() string { return c.path(c.Policy.Key, "policy.key") }
+func (c *Config) PolicyKeyFile() string { return c.path(c.PolicyServer.Key, "policy.key") }
 
 // MediaPath is the directory of the media store.
 func (c *Config) MediaPath() string { return c.path(c.Media.Path, "media") }

@@ -46,7 +46,9 @@ func (s *Server) inviteRemote(ctx context.Context, q SendRequest) (string, error
 	if signed, err = signed.WithSignaturesOf(e); err != nil {
 		return "", err
 	}
-	return e.EventID(), s.retry(ctx, func() error { return s.insertSigned(ctx, r.key, signed, admission{flags: store.Outgoing, policy: word}) })
+	return e.EventID(), s.retry(ctx, func() error {
+		return s.insertSigned(ctx, r.key, signed, admission{flags: store.Outgoing, policy: word})
+	})
 }
 
 // draftInvite builds and checks an invite without adding it to the room.

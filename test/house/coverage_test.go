@@ -52,7 +52,7 @@ func routes(t *testing.T) []httpx.Route {
 	cfg.Federation.PublicAddress = "matrix.example.org:443"
 	cfg.Support.Email = "admin@example.org"
 	cfg.Registration.SharedSecret = "for tests"
-	cfg.Policy.Enabled = true
+	cfg.PolicyServer.Enabled = true
 	n, err := node.New(context.Background(), cfg, node.Options{Offline: true, LogTo: io.Discard})
 	if err != nil {
 		t.Fatal(err)

@@ -65,7 +65,7 @@ func loadOrMakeKeys(path string, known []byte) (*Keys, error) {
 
 // policySigningKey reads or makes the key of the policy server; nil where this is none.
 func policySigningKey(cfg *config.Config) (ed25519.PrivateKey, error) {
-	if !cfg.Policy.Enabled || !cfg.Federation.Enabled {
+	if !cfg.PolicyServer.Enabled || !cfg.Federation.Enabled {
 		return nil, nil
 	}
 	keys, err := loadOrMakeKeys(cfg.PolicyKeyFile(), nil)

@@ -345,7 +345,7 @@ func (n *Node) newJudge() *policy.Judge {
 	if n.policyKey == nil {
 		return nil
 	}
-	c := n.cfg.Policy
+	c := n.cfg.PolicyServer
 	return policy.New(policy.Options{Rooms: n.parts.rooms, DB: n.db, Log: n.logs.Component("policy"), Serve: c.Rooms, Lists: c.Lists,
 		DenyUsers: c.DenyUsers, DenyServers: c.DenyServers, DenyPhrases: c.DenyPhrases, MaxMentions: c.MaxMentions})
 }
