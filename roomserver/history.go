@@ -187,9 +187,10 @@ func (w *walk) page(tx *sqldb.Tx) (on bool, err error) {
 		return false, err
 	}
 	for _, e := range events {
-		seen := len(visible) > 0 && visible[0] == e
+		seen := len(visible) > 0 && visible[0].NID == e.NID
+		shown := e
 		if seen {
-			visible = visible[1:]
+			shown, visible = visible[0], visible[1:]
 		}
 		if w.pastEnd(e) {
 			w.h.More = false
@@ -197,8 +198,8 @@ func (w *walk) page(tx *sqldb.Tx) (on bool, err error) {
 		}
 		w.looked++
 		w.at = w.past(e)
-		if seen && (w.q.Keep == nil || w.q.Keep(e)) {
-			w.h.Events = append(w.h.Events, e)
+		if seen && (w.q.Keep == nil || w.q.Keep(shown)) {
+			w.h.Events = append(w.h.Events, shown)
 		}
 		if len(w.h.Events) == w.q.Limit || w.atGap() {
 			return true, nil

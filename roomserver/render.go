@@ -49,7 +49,7 @@ func (s *Server) unsigned(tx *sqldb.Tx, v Viewer, e *store.Stored, o *event.Clie
 	if err != nil {
 		return err
 	}
-	if e.Tuple != 0 {
+	if e.Tuple != 0 && !e.Erased {
 		if old, ok := before.Set.Get(e.Tuple); ok {
 			prev, err := s.Store.Event(tx, old)
 			if err != nil {

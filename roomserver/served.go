@@ -143,7 +143,7 @@ func (s *Server) EventForServer(ctx context.Context, origin, eventID string) (ou
 }
 
 // forServer returns the events as a server may see them: those that its users
-// may not see are redacted.
+// may not see are redacted, as are those of erased senders.
 func (s *Server) forServer(tx *sqldb.Tx, origin string, events []*store.Stored) ([]*store.Stored, error) {
 	out := make([]*store.Stored, len(events))
 	for i, e := range events {
@@ -151,8 +151,12 @@ func (s *Server) forServer(tx *sqldb.Tx, origin string, events []*store.Stored) 
 		if err != nil {
 			return nil, err
 		}
+		gone, err := s.erasedFor(tx, origin, e)
+		if err != nil {
+			return nil, err
+		}
 		out[i] = e
-		if !see {
+		if !see || gone {
 			redacted := *e
 			redacted.Event = e.Event.Redact()
 			out[i] = &redacted

@@ -45,6 +45,9 @@ type Options struct {
 	AliasesChanged func()
 	// BlocksInvite reports whether invites of a local user by inviter are to be refused. It may be nil.
 	BlocksInvite func(user, inviter string) bool
+	// Erased reports whether a user asked to be erased, and at which position, 0 if that is not known. It must be quick. It
+	// may be nil.
+	Erased func(userID string) (pos int64, erased bool)
 	// KeyValid asks an identity server, at a URL, whether a key may still sign for third-party invites. It may be nil: keys
 	// are not asked about.
 	KeyValid func(ctx context.Context, validityURL, publicKey string) (bool, error)

@@ -56,7 +56,8 @@ func (s *Server) stateAtExit(tx *sqldb.Tx, v *View, m store.MemberRow, userID st
 }
 
 // Visible returns the events of one room that a user may see (client-server
-// API, "Room history visibility"), in their order.
+// API, "Room history visibility"), in their order. Those of erased senders are redacted copies for who was not in the
+// room between the event and the erasure.
 func (s *Server) Visible(tx *sqldb.Tx, userID string, events []*store.Stored) ([]*store.Stored, error) {
 	if len(events) == 0 {
 		return nil, nil
@@ -79,9 +80,15 @@ func (s *Server) Visible(tx *sqldb.Tx, userID string, events []*store.Stored) ([
 			return nil, err
 		}
 		sight.JoinedLater = e.Ord < until
-		if auth.Visible(sight) {
-			out = append(out, e)
+		if !auth.Visible(sight) {
+			continue
 		}
+		if s.erased(e) && sight.Membership != auth.Join {
+			if e, err = s.unlessErased(tx, userID, e); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, e)
 	}
 	return out, nil
 }
@@ -166,6 +173,9 @@ func (s *Server) EventFor(ctx context.Context, roomID, eventID, userID string) (
 		visible, err := s.Visible(tx, userID, []*store.Stored{e})
 		if err == nil && len(visible) == 0 {
 			err = ErrUnknownEvent
+		}
+		if err == nil {
+			e = visible[0]
 		}
 		return err
 	})

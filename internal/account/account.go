@@ -70,6 +70,7 @@ type Service struct {
 	numbers   *knownDevices
 	pending   *reservations
 	standings *standings
+	erasures  *erasures
 	watches   *watches
 	metrics   *metrics
 
@@ -95,7 +96,7 @@ func New(o Options) *Service {
 	}
 	return &Service{o: o, db: o.DB, suffix: ":" + o.ServerName, hasher: newHasher(o.HashWorkers),
 		tokens: newTokenCache(o.CachedTokens), seen: newLastSeen(), ignored: newIgnoredCache(), ignoring: newIgnoring(), inviting: newInviting(), known: newKnownUsers(), numbers: newKnownDevices(),
-		pending: newReservations(), standings: newStandings(), watches: newWatches(), metrics: newMetrics(o.Registerer)}
+		pending: newReservations(), standings: newStandings(), erasures: newErasures(), watches: newWatches(), metrics: newMetrics(o.Registerer)}
 }
 
 // OnProfileChange sets who is told of profile changes. Call it before requests are served.

@@ -350,6 +350,12 @@ func TestDeactivate(t *testing.T) {
 			}
 			_, err = s.AccountData(ctx, l.UserID, "", "x.y")
 			want(t, err, map[bool]string{false: "", true: "M_NOT_FOUND"}[erase])
+			for range 2 { // at once, and after a start
+				if pos, erased := s.Erased(l.UserID); erased != erase || (pos > 0) != erase {
+					t.Errorf("erased %v at %d, want %v", erased, pos, erase)
+				}
+				want(t, s.loadErasures(ctx), "")
+			}
 			if u, _ := s.User(ctx, l.UserID); !u.Deactivated || u.Erased != erase {
 				t.Errorf("user %+v", u)
 			}

@@ -8,8 +8,10 @@ import (
 
 // Deactivate ends an account for good: no token and no password works any more, the name stays taken, and
 // its addresses are free for other accounts. With erase
-// the password hash, profile and account data are deleted too, and the user counts as erased.
+// the password hash, profile and account data are deleted too, and the user counts as erased: who comes into
+// a room later is not shown what they wrote there.
 func (s *Service) Deactivate(ctx context.Context, userID string, erase bool) error {
+	pos := int64(0)
 	err := s.change(ctx, userID, "account.deactivate", func(tx *sqldb.Tx, local string, r *removal) error {
 		devices, err := otherDevices(tx, local, 0)
 		if err != nil {
@@ -18,12 +20,16 @@ func (s *Service) Deactivate(ctx context.Context, userID string, erase bool) err
 		if err := r.write(tx, local, devices); err != nil {
 			return err
 		}
-		return s.writeDeactivated(tx, local, erase)
+		if erase {
+			pos = r.pos
+		}
+		return s.writeDeactivated(tx, local, erase, pos)
 	})
 	if err != nil {
 		return err
 	}
 	if local, _ := s.Localpart(userID); erase {
+		s.erasures.add(userID, pos)
 		for _, kind := range append(inviteTypes, typeIgnored) {
 			s.heed(local, userID, kind, nil)
 		}
@@ -34,7 +40,7 @@ func (s *Service) Deactivate(ctx context.Context, userID string, erase bool) err
 	return nil
 }
 
-func (s *Service) writeDeactivated(tx *sqldb.Tx, local string, erase bool) error {
+func (s *Service) writeDeactivated(tx *sqldb.Tx, local string, erase bool, pos int64) error {
 	var u User
 	if err := readUser(tx, local, &u); err != nil {
 		return err
@@ -42,7 +48,7 @@ func (s *Service) writeDeactivated(tx *sqldb.Tx, local string, erase bool) error
 	if erase {
 		u.password = ""
 	}
-	if _, err := tx.Exec(userDeactivate, local, s.now(), erase, optional(u.password)); err != nil {
+	if _, err := tx.Exec(userDeactivate, local, s.now(), erase, optional(u.password), pos); err != nil {
 		return err
 	}
 	for _, all := range []*sqldb.Stmt{threepidsDelete, bindingsDelete, loginTokenDelete} {

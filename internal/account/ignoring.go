@@ -45,8 +45,10 @@ var dataOfType = sqldb.Register("account.dataOfType", `SELECT localpart, content
 
 // Load reads who ignores whom and who wants no invites. Call it before requests are served.
 func (s *Service) Load(ctx context.Context) error {
-	if err := s.loadStandings(ctx); err != nil {
-		return err
+	for _, load := range []func(context.Context) error{s.loadStandings, s.loadErasures} {
+		if err := load(ctx); err != nil {
+			return err
+		}
 	}
 	type row struct{ local, content []byte }
 	return s.db.Read(ctx, func(tx *sqldb.Tx) error {

@@ -13,7 +13,8 @@ var (
 	userPassword   = sqldb.Register("account.userPassword", `UPDATE users SET password = $2 WHERE localpart = $1`)
 	userAdmin      = sqldb.Register("account.userAdmin", `UPDATE users SET admin = $2 WHERE localpart = $1`)
 	userDeactivate = sqldb.Register("account.userDeactivate",
-		`UPDATE users SET deactivated = $2, erased = $3, password = $4 WHERE localpart = $1`)
+		`UPDATE users SET deactivated = $2, erased = $3, password = $4, erased_pos = $5 WHERE localpart = $1`)
+	usersErased = sqldb.Register("account.usersErased", `SELECT localpart, erased_pos FROM users WHERE erased <> 0`)
 
 	userStandings = sqldb.Register("account.userStandings",
 		`SELECT localpart, locked, suspended FROM users WHERE locked <> 0 OR suspended <> 0`)

@@ -45,6 +45,7 @@ type Stored struct {
 	Row
 	Event       *event.Event
 	Device, Txn string // of the local sender
+	Erased      bool   // a redacted copy for who may not see what an erased sender wrote
 }
 
 const eventColumns = `e.nid, e.room, e.id, e.tuple, e.type, e.sender, e.depth, e.ts, e.flags, e.pos, e.ord, e.state, e.redacted_by, e.auth`
