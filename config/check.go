@@ -136,6 +136,9 @@ func (c *Config) checkRegistration(fail func(path, format string, args ...any)) 
 		}
 		versions[p.Policy], seen[p.Policy+"\x00"+p.Language] = p.Version, true
 	}
+	if n := c.Registration.MinPassword; n < 1 || n > 128 {
+		fail("registration.min_password_length", "registration.min_password_length is %d: write a number from 1 to 128", n)
+	}
 	captcha := c.Registration.Captcha
 	if captcha.SiteKey == "" {
 		return

@@ -78,6 +78,7 @@ type Registration struct {
 	Mode         string   `yaml:"mode" enum:"disabled,token,open" doc:"disabled: only the command line makes accounts. token: people need a registration token (knock token create). open: everybody; on the internet this attracts abuse."`
 	SharedSecret string   `yaml:"shared_secret" doc:"Secret for tools that make accounts through /_synapse/admin/v1/register. Empty turns that off."`
 	RequireEmail bool     `yaml:"require_email" doc:"Ask for a confirmed e-mail address too; needs smtp. Without this people may leave it out."`
+	MinPassword  int      `yaml:"min_password_length" doc:"How many characters a password needs when people choose one."`
 	Guests       bool     `yaml:"guests" doc:"Allow guest accounts."`
 	Terms        []Policy `yaml:"terms" doc:"Documents that people have to accept before they get an account. One entry for each document and language: {policy: privacy, version: 1.0, language: en, name: Privacy policy, url: https://example.org/privacy}."`
 	Captcha      Captcha  `yaml:"captcha" doc:"A puzzle that programs cannot solve easily, for open registration."`
@@ -201,7 +202,7 @@ func Default() *Config {
 			Federation: FederationListener{Address: ":8448"},
 			Metrics:    MetricsListener{Address: "localhost:8009"},
 		},
-		Registration: Registration{Mode: "token", Captcha: defaultCaptcha()},
+		Registration: Registration{Mode: "token", MinPassword: 8, Captcha: defaultCaptcha()},
 		RateLimits:   RateLimits{Enabled: true, Classes: defaultClasses()},
 		Federation:   Federation{Enabled: true},
 		Media:        Media{MaxUploadSize: 50 << 20, RemoteCacheSize: 10 << 30, RemoteCacheAge: Duration(30 * 24 * time.Hour)},

@@ -238,6 +238,7 @@ func TestLoginAndLogout(t *testing.T) {
 		if fmt.Sprint(flows["flows"]) != "[map[type:m.login.password] map[get_login_token:true type:m.login.token]]" {
 			t.Errorf("flows %v", flows)
 		}
+		n.expect(404, "M_UNRECOGNIZED", "", "GET", v1+"/auth_metadata", "")
 		for _, c := range []struct {
 			status     int
 			code, body string
@@ -453,6 +454,9 @@ func TestAccountDataAndTags(t *testing.T) {
 				t.Errorf("data %v", d)
 			}
 			n.expect(404, "M_NOT_FOUND", token, "GET", me+where+"/account_data/x.z", "")
+			n.expect(200, "", token, "PUT", me+where+"/account_data/x.empty", `{"v":1}`)
+			n.expect(200, "", token, "PUT", me+where+"/account_data/x.empty", "{ \n}")
+			n.expect(404, "M_NOT_FOUND", token, "GET", me+where+"/account_data/x.empty", "")
 			n.expect(403, "M_FORBIDDEN", token, "PUT", bob+where+"/account_data/x.y", `{}`)
 			n.expect(403, "M_FORBIDDEN", token, "GET", bob+where+"/account_data/x.y", ``)
 			n.expect(400, "M_NOT_JSON", token, "PUT", me+where+"/account_data/x.y", `x`)

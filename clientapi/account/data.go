@@ -1,6 +1,7 @@
 package account
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"strings"
@@ -81,7 +82,15 @@ func (a *API) setAccountData(ctx context.Context, r *httpx.Request) (any, error)
 	if err != nil {
 		return nil, err
 	}
+	if isEmptyObject(content) { // the same as DELETE (MSC3391)
+		return nil, a.accounts.DeleteAccountData(ctx, r.Caller.UserID, id, r.Vars["type"])
+	}
 	return nil, a.accounts.PutAccountData(ctx, r.Caller.UserID, id, r.Vars["type"], content)
+}
+
+// isEmptyObject says whether a JSON object has no members.
+func isEmptyObject(object []byte) bool {
+	return len(bytes.Trim(object, "{} \t\r\n")) == 0
 }
 
 func (a *API) deleteAccountData(ctx context.Context, r *httpx.Request) (any, error) {

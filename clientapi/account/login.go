@@ -13,6 +13,7 @@ import (
 func (a *API) sessionRoutes() []httpx.Route {
 	return []httpx.Route{
 		{Method: "GET", Path: v3 + "/account/whoami", Handler: a.whoami, Auth: httpx.AuthGuestOK, Hot: true},
+		{Method: "GET", Path: v1 + "/auth_metadata", Handler: noOAuth, Limit: limitLookup, Spec: "OAuth 2.0 API"},
 		{Method: "GET", Path: v3 + "/login", Handler: a.loginFlows, Spec: "Login"},
 		{Method: "POST", Path: v3 + "/login", Handler: a.login, Auth: httpx.AuthService, Limit: limitLogin, Spec: "Login"},
 		{Method: "POST", Path: v3 + "/logout", Handler: a.logout, Auth: httpx.AuthGuestOK, WhileLocked: true, Spec: "Login"},
@@ -111,6 +112,11 @@ func (a *API) login(ctx context.Context, r *httpx.Request) (any, error) {
 		return nil, err
 	}
 	return a.loginAnswer(l), nil
+}
+
+// noOAuth says that logins are made through the endpoints here (Client-Server API, "Authentication API discovery").
+func noOAuth(context.Context, *httpx.Request) (any, error) {
+	return nil, matrixerr.New(http.StatusNotFound, "M_UNRECOGNIZED", "This server does not use OAuth 2.0; GET /_matrix/client/v3/login for the ways to log in")
 }
 
 // makeLoginToken makes a token for another client of the caller.

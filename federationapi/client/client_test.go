@@ -307,7 +307,7 @@ func TestGuard(t *testing.T) {
 		"fe80::1": false, "fd00:ec2::254": false, "ff02::1": false, "::ffff:127.0.0.1": false, "64:ff9b::7f00:1": false,
 		"2002:7f00:1::": false, "::127.0.0.1": false, "fe80::1%eth0": false, "168.63.129.16": false, "192.0.0.192": false,
 	} {
-		if err := (guard{allow}).check(netip.MustParseAddr(addr)); (err == nil) != allowed {
+		if err := (guard{allow: allow}).check(netip.MustParseAddr(addr)); (err == nil) != allowed {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}

@@ -34,7 +34,10 @@ func prefixes(list ...string) []netip.Prefix {
 }
 
 // guard decides which addresses may be connected to.
-type guard struct{ allow []netip.Prefix }
+type guard struct {
+	allow []netip.Prefix
+	only  bool // nothing but allow
+}
 
 func (g guard) check(a netip.Addr) error {
 	bare := a.WithZone("").Unmap()
@@ -45,7 +48,7 @@ func (g guard) check(a netip.Addr) error {
 		b := bare.As16()
 		return g.check(netip.AddrFrom4([4]byte(b[12:])))
 	}
-	if !bare.IsValid() || contains(reserved, bare) {
+	if g.only || !bare.IsValid() || contains(reserved, bare) {
 		return &refusedError{a.String()}
 	}
 	return nil

@@ -234,7 +234,7 @@ func (n *Node) federationHandler() http.Handler {
 }
 
 func (n *Node) newAccount() *account.Service {
-	return account.New(account.Options{DB: n.db, Hub: n.hub, ServerName: n.cfg.ServerName, Exclusive: n.parts.services.UserTaken,
+	return account.New(account.Options{DB: n.db, Hub: n.hub, ServerName: n.cfg.ServerName, MinPasswordLength: n.cfg.Registration.MinPassword, Exclusive: n.parts.services.UserTaken,
 		Log: n.logs.Component("account"), Registerer: n.metrics})
 }
 
@@ -465,7 +465,7 @@ func (n *Node) newEphemeral() {
 }
 
 // features are the proposals in GET /versions that clients ask for by name.
-var features = []string{slidingsync.Feature, "org.matrix.msc3874", "org.matrix.msc4028", "org.matrix.msc4155", "org.matrix.msc4222", "org.matrix.msc4380", "org.matrix.msc4380.stable", "uk.half-shot.msc2666.query_mutual_rooms"}
+var features = []string{slidingsync.Feature, "org.matrix.msc3874", "org.matrix.msc3391", "org.matrix.msc4028", "org.matrix.msc4155", "org.matrix.msc4222", "org.matrix.msc4380", "org.matrix.msc4380.stable", "uk.half-shot.msc2666.query_mutual_rooms"}
 
 func (n *Node) newAbout() *clientapi.API {
 	s := n.cfg.Support
