@@ -121,6 +121,8 @@ type Federation struct {
 	CAFile            string         `yaml:"ca_file" doc:"File with further root certificates (PEM) to trust for federation and identity servers, beside the system's."`
 	AllowDomains      []string       `yaml:"allow_domains" check:"name" doc:"When not empty, only these servers are spoken to. *.example.org matches all names below example.org."`
 	DenyDomains       []string       `yaml:"deny_domains" check:"name" doc:"Servers that are never spoken to; patterns as above."`
+	Partners          []string       `yaml:"partners" check:"name" doc:"Servers that always matter, patterns as above: while they are down they are tried every five minutes, and they never count as gone. Servers that share rooms are treated so for a month."`
+	RetireAfter       Duration       `yaml:"retire_after" doc:"How long nothing may be heard of a server before it counts as gone: it is left alone, and messages to its devices are dropped, until it calls or a user of its joins a room. 0 is never."`
 	TrustedKeyServers []string       `yaml:"trusted_key_servers" check:"name" doc:"Servers asked for the keys of servers that do not answer themselves. Each learns whom you talk to and is believed."`
 }
 
@@ -204,7 +206,7 @@ func Default() *Config {
 		},
 		Registration: Registration{Mode: "token", MinPassword: 8, Captcha: defaultCaptcha()},
 		RateLimits:   RateLimits{Enabled: true, Classes: defaultClasses()},
-		Federation:   Federation{Enabled: true},
+		Federation:   Federation{Enabled: true, RetireAfter: Duration(30 * 24 * time.Hour)},
 		Media:        Media{MaxUploadSize: 50 << 20, RemoteCacheSize: 10 << 30, RemoteCacheAge: Duration(30 * 24 * time.Hour)},
 		Identity:     Identity{Enabled: true},
 		SMTP:         SMTP{Port: 587, Security: "starttls", Timeout: Duration(30 * time.Second)},

@@ -162,7 +162,7 @@ func (n *node) start() {
 	db.Start(ctx)
 	n.client = client.New(client.Options{ServerName: n.name, Signer: n.signer, RootCAs: n.w.pool, Lookup: n.w.names,
 		AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: log,
-		Partners: func(server string) bool { return n.sender.Knows(server) }})
+		Partners: func(server string) bool { return n.sender.Partner(server) }})
 	n.keys = keys.New(keys.Options{ServerName: n.name, Signer: n.signer, DB: db, Fetch: n.client, Log: log})
 	st := store.New(store.Options{DB: db})
 	n.sender = send.New(send.Options{ServerName: n.name, Store: st, Hub: n.hub, Client: n.client, Log: log})

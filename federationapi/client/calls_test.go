@@ -407,6 +407,30 @@ func TestBackoffLimits(t *testing.T) {
 		if wait := d.health.wait(false); wait > most || wait < most*79/100 || d.health.failures != 40 {
 			t.Errorf("%s: %s after %d", name, wait, d.health.failures)
 		}
+		r.clock.Advance(2 * time.Hour)
+		d.health.fail(r.clock.Now(), 50*time.Minute) // which the server asked for
+		if wait, want := d.health.wait(false), min(most, 50*time.Minute); wait < want*79/100 || wait > most {
+			t.Errorf("%s: %s after it asked for 50 minutes", name, wait)
+		}
+	}
+}
+
+// TestBecomingPartner counts a server as a partner as soon as it is one, not only when it was met as one.
+func TestBecomingPartner(t *testing.T) {
+	r := newRig(t)
+	partner := false
+	r.dests.c.o.Partners = func(string) bool { return partner }
+	d, err := r.dests.get("other.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	partner = true
+	for range 40 {
+		r.clock.Advance(2 * time.Hour)
+		d.health.fail(r.clock.Now(), 0)
+	}
+	if wait := d.health.wait(false); wait > backoffPartner {
+		t.Errorf("a partner waits %s", wait)
 	}
 }
 

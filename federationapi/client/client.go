@@ -32,6 +32,8 @@ type Options struct {
 	Lookup Lookup
 	// Partners tells the servers that are never left alone for longer than a few minutes; nil is none.
 	Partners func(server string) bool
+	// Answered hears of each call that succeeded; it must not block. nil: nobody.
+	Answered func(server string)
 
 	UserAgent      string        // "" is "Knock"
 	Timeout        time.Duration // of one ordinary call; 0 is 30 s
@@ -77,6 +79,9 @@ func setDefaults(o *Options) {
 	}
 	if o.Partners == nil {
 		o.Partners = func(string) bool { return false }
+	}
+	if o.Answered == nil {
+		o.Answered = func(string) {}
 	}
 	if o.UserAgent == "" {
 		o.UserAgent = "Knock"

@@ -78,7 +78,7 @@ func (ds *destinations) closeIdle() {
 
 func (c *Client) newDestination(server string) *destination {
 	d := &destination{c: c, name: server, slots: make(chan struct{}, c.o.PerDestination)}
-	d.health = health{clock: c.o.Clock, partner: c.o.Partners(server)}
+	d.health = health{clock: c.o.Clock, partner: func() bool { return c.o.Partners(server) }}
 	d.http = &http.Transport{
 		DialTLSContext:         d.dialTLS,
 		ForceAttemptHTTP2:      true,

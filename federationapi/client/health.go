@@ -19,7 +19,7 @@ const (
 // health is how one destination fared lately.
 type health struct {
 	clock   clock.Clock
-	partner bool
+	partner func() bool // asked at each failure: servers become partners and cease to be
 
 	mu       sync.Mutex
 	failures int
@@ -48,6 +48,10 @@ func (h *health) alive() {
 // fail notes the failure of a call that began at started. Calls that were under way together count once. at least is
 // what the server asked for.
 func (h *health) fail(started time.Time, least time.Duration) {
+	limit := backoffMax
+	if h.partner() { // before the lock: whoever answers may ask how long to wait
+		limit = backoffPartner
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.failures > 0 && !started.After(h.failed) {
@@ -56,14 +60,10 @@ func (h *health) fail(started time.Time, least time.Duration) {
 	now := h.clock()
 	h.failures++
 	h.failed = now
-	h.until = now.Add(max(h.backoff(), least))
+	h.until = now.Add(max(h.backoff(limit), min(least, limit)))
 }
 
-func (h *health) backoff() time.Duration {
-	limit := backoffMax
-	if h.partner {
-		limit = backoffPartner
-	}
+func (h *health) backoff(limit time.Duration) time.Duration {
 	d := min(backoffFirst<<min(h.failures-1, 20), limit)
 	return d - time.Duration(rand.Int64N(int64(d)/5+1))
 }

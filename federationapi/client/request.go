@@ -165,6 +165,7 @@ func (x *exchange) run(content []byte) (*http.Response, error) {
 	x.body = resp.Body
 	if resp.StatusCode/100 == 2 {
 		x.d.health.alive()
+		x.d.c.o.Answered(x.d.name)
 		resp.Body = x
 		return resp, nil
 	}

@@ -47,8 +47,16 @@ type destination struct {
 	edus     eduQueue
 	hello    bool // say that we are back
 	retry    *outgoing
-	failures int
-	limit    int // events in a transaction; lowered while the other server refuses whole ones
+	failures int // since the last success or sign of life
+	failedAt time.Time
+	retryAt  time.Time // when timer starts a worker
+	missed   int64     // EDUs about what came after this position may not have arrived; 0: all did
+
+	standing       standing
+	storedStanding standing
+	succeeded      int64  // when a transaction was last answered, in milliseconds since 1970; 0: not since the start
+	lastError      string // of the last failure
+	limit          int    // events in a transaction; lowered while the other server refuses whole ones
 }
 
 // pending is one event that waits in memory.
@@ -82,7 +90,8 @@ func (d *destination) push(pos int64, e *event.Event) {
 	}
 	d.latest = pos
 	switch {
-	case d.behind:
+	case d.behind, d.standing.retired:
+		d.behind = true
 	case len(d.live) == maxLive:
 		d.fallBehind()
 	default:
@@ -104,32 +113,23 @@ func (d *destination) start(hello bool) {
 	d.kick()
 }
 
-// alive ends a pause after failures.
-func (d *destination) alive() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.failures == 0 {
-		return
-	}
-	d.failures = 0
-	d.stopTimer()
-	d.kick()
-}
-
-// kick has a worker run, unless the destination is left alone for a while. The caller holds d.mu.
+// kick has a worker run, unless the destination is left alone, for a while or for good. The caller holds d.mu.
 func (d *destination) kick() {
-	if d.running || d.timer != nil {
+	if d.running || d.timer != nil || d.standing.retired {
 		return
 	}
 	d.running = true
 	d.s.spawn(d)
 }
 
-func (d *destination) stopTimer() {
-	if d.timer != nil {
+// stopTimer tells whether one ran.
+func (d *destination) stopTimer() bool {
+	ran := d.timer != nil
+	if ran {
 		d.timer.Stop()
 		d.timer = nil
 	}
+	return ran
 }
 
 // disarm stops a pending retry for good.
@@ -211,6 +211,8 @@ func (d *destination) settle(out *outgoing) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.failures, d.limit = 0, min(2*d.limit, maxPDUs)
+	d.succeeded = d.s.o.Clock.Millis()
+	d.standing.heard, d.standing.failing = d.succeeded, 0
 	if d.durable.edus = d.durable.edus[out.durable:]; out.durable == 0 {
 		d.retry = nil
 	}
@@ -238,8 +240,11 @@ func (d *destination) pause(ctx context.Context, err error, out *outgoing) {
 		return
 	}
 	d.s.metrics.failed.Inc()
-	d.failures++
+	d.fails(err)
 	d.edus.clear()
+	if d.missed == 0 {
+		d.missed = d.s.marks.earlier()
+	}
 	if len(d.live) > 0 {
 		d.fallBehind()
 	}
@@ -247,13 +252,17 @@ func (d *destination) pause(ctx context.Context, err error, out *outgoing) {
 		d.retry, d.limit = nil, 1
 		d.fallBehind()
 	}
+	if d.standing.retired {
+		d.s.o.Log.WithError(err).WithField("server", d.name).Warn("A server was silent for so long that it counts as gone; it is left alone until it calls")
+		return
+	}
 	wait := d.s.o.Client.Wait(d.name)
 	if wait <= 0 {
 		wait = min(firstBackoff<<min(d.failures-1, 20), lastBackoff)
 		wait -= rand.N(wait/5 + 1)
 	}
 	d.s.o.Log.WithError(err).WithField("server", d.name).WithField("wait", wait).Info("A server could not be reached; it is tried again")
-	d.timer = time.AfterFunc(wait, d.again)
+	d.timer, d.retryAt = time.AfterFunc(wait, d.again), d.failedAt.Add(wait)
 }
 
 // again starts a worker after a pause.
@@ -264,30 +273,27 @@ func (d *destination) again() {
 		return // stopped as it fired
 	}
 	d.timer = nil
-	if d.retry == nil && !d.behind && len(d.live) == 0 && d.edus.empty() && !d.durable.waits() {
-		d.failures = 0 // what failed is not worth another attempt
-		return
-	}
 	d.kick()
 }
 
-// toSave returns a cursor that is to be written. A destination without anything to send has got everything up to the
-// horizon, which is only worth writing at the end or along with more.
-func (d *destination) toSave(horizon int64, last bool) (int64, bool) {
+// toSave returns what is to be written. A destination without anything to send has got everything up to the horizon,
+// which is only worth writing at the end or along with more.
+func (d *destination) toSave(horizon int64, last bool) (row, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.loaded {
-		return 0, false
+		return row{}, false
 	}
 	idle := !d.behind && len(d.live) == 0 && d.retry == nil && !d.running
 	if (last || d.cursor > d.stored) && idle {
 		d.cursor = max(d.cursor, horizon)
 	}
-	return d.cursor, d.cursor > d.stored
+	due := d.cursor > d.stored || d.standing.worthWriting(d.storedStanding) || last && d.standing != d.storedStanding
+	return row{d.name, d.cursor, d.standing}, due
 }
 
-func (d *destination) saved(pos int64) {
+func (d *destination) saved(r row) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.stored = pos
+	d.stored, d.storedStanding = r.cursor, r.standing
 }

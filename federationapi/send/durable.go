@@ -15,6 +15,8 @@ type Durable interface {
 	PendingEDUs(tx *sqldb.Tx, server string, limit int) ([]e2ee.EDU, error)
 	// Delivered forgets what a server was told, up to a position.
 	Delivered(ctx context.Context, server string, upTo int64) error
+	// ForgetMessages drops the messages that wait for a server that is gone.
+	ForgetMessages(ctx context.Context, server string) error
 }
 
 // durable are the EDUs that must arrive at one server and were read, and what is known of those that were not.

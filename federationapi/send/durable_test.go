@@ -60,6 +60,13 @@ func (b *box) Delivered(_ context.Context, _ string, upTo int64) error {
 	return nil
 }
 
+func (b *box) ForgetMessages(context.Context, string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.edus = nil
+	return nil
+}
+
 func (b *box) left() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

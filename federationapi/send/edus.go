@@ -7,6 +7,7 @@ import (
 
 	"knock/internal/ephemeral"
 	"knock/internal/sqldb"
+	"knock/roomserver/event"
 )
 
 var _ ephemeral.Outbox = (*Sender)(nil)
@@ -27,7 +28,9 @@ type eduIntake struct {
 	typing   map[typingKey]bool
 	receipts map[receiptKey]receipt
 	presence map[string]presence
-	wake     chan struct{}
+	// newcomers are users who came into rooms, with the position of the newest join.
+	newcomers map[newcomer]int64
+	wake      chan struct{}
 }
 
 // Typing implements ephemeral.Outbox. The protocol knows no timeout: who stops says so.
@@ -81,7 +84,21 @@ func (s *Sender) spread(ctx context.Context) error {
 	s.edus.mu.Lock()
 	typing, receipts, present := s.edus.typing, s.edus.receipts, s.edus.presence
 	s.edus.typing, s.edus.receipts, s.edus.presence = map[typingKey]bool{}, map[receiptKey]receipt{}, map[string]presence{}
+	newcomers := s.takeNewcomers()
 	s.edus.mu.Unlock()
+	for _, n := range newcomers {
+		switch server := event.ServerOf(n.user); {
+		case server != s.o.ServerName:
+			s.welcome(n)
+		case s.passing != nil:
+			for _, p := range s.passing.Present([]string{n.user}) {
+				present[p.User] = p
+			}
+		}
+	}
+	if len(typing)+len(receipts)+len(present) == 0 {
+		return nil
+	}
 	rooms := map[string][]string{} // room → servers
 	return s.o.Store.DB.Read(ctx, func(tx *sqldb.Tx) error {
 		for k, v := range typing {
@@ -142,11 +159,14 @@ func (s *Sender) serversOf(tx *sqldb.Tx, rooms map[string][]string, room string)
 	return servers, err
 }
 
-// note adds an EDU, unless the server is down or has too many waiting.
+// note adds an EDU, unless the server is down or has too many waiting: then it is reminded later.
 func (d *destination) note(add func(*destination)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failures > 0 || d.edus.len() >= maxWaitingEDUs {
+	if d.failures > 0 || d.standing.retired || d.edus.len() >= maxWaitingEDUs {
+		if d.missed == 0 {
+			d.missed = d.s.marks.earlier()
+		}
 		return
 	}
 	add(d)

@@ -10,8 +10,11 @@ import (
 
 // next makes the next transaction; nil ends the worker, for there is nothing to send. Only the worker calls it.
 func (d *destination) next(ctx context.Context) (*outgoing, error) {
-	if err := d.load(ctx); err != nil {
+	if err := d.read(ctx); err != nil {
 		return nil, err
+	}
+	if d.isRetired() {
+		return nil, nil
 	}
 	for {
 		if out, err := d.fromDurable(ctx); out != nil || err != nil {
@@ -21,28 +24,16 @@ func (d *destination) next(ctx context.Context) (*outgoing, error) {
 		if out != nil || !more {
 			return out, nil
 		}
+		if recalled, err := d.recall(ctx); recalled || err != nil {
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if out, err := d.fromLog(ctx); out != nil || err != nil {
 			return out, err
 		}
 	}
-}
-
-// load reads the cursor.
-func (d *destination) load(ctx context.Context) error {
-	d.mu.Lock()
-	loaded := d.loaded
-	d.mu.Unlock()
-	if loaded {
-		return nil
-	}
-	pos, err := d.s.cursor(ctx, d.name)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	d.loaded, d.cursor, d.stored = true, pos, pos
-	d.mu.Unlock()
-	return nil
 }
 
 // fromMemory makes a transaction of what waits here. more says that the log must be read first, or that something came
@@ -56,10 +47,11 @@ func (d *destination) fromMemory() (out *outgoing, more bool) {
 		return nil, true
 	case d.retry != nil:
 		return d.retry, false
-	case d.behind:
+	case d.behind, d.missed > 0 && len(d.live) == 0:
 		return nil, true
 	case len(d.live) == 0 && d.edus.empty() && !d.hello:
 		d.running = false
+		d.failures, d.standing.failing = 0, 0 // what failed is not worth another attempt
 		return nil, false
 	}
 	n := min(len(d.live), d.limit)

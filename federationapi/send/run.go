@@ -2,7 +2,6 @@ package send
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 )
@@ -18,6 +17,7 @@ func (s *Sender) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	loops.Go(func() { s.spreadEDUs(ctx) })
 	loops.Go(func() { s.keepSaved(ctx) })
+	loops.Go(func() { s.pruneRetired(ctx) })
 	for ctx.Err() == nil {
 		select {
 		case <-s.in.wake:
@@ -40,9 +40,12 @@ const stopTime = 10 * time.Second
 // begin lets workers start, and looks what waits for every server that shares a room with us or had something waiting
 // when we stopped.
 func (s *Sender) begin(ctx context.Context) error {
-	here, before, err := s.known(ctx)
+	known, err := s.loadServers(ctx)
 	if err != nil {
 		return err
+	}
+	for _, k := range known.rows {
+		s.destination(k.name).load(k)
 	}
 	s.mu.Lock()
 	s.ctx, s.stopping = ctx, false
@@ -52,25 +55,17 @@ func (s *Sender) begin(ctx context.Context) error {
 	for _, d := range early {
 		s.spawn(d)
 	}
-	for _, server := range before {
-		s.destination(server).start(false)
-	}
-	for _, server := range here {
+	here := map[string]bool{s.o.ServerName: true}
+	for _, server := range known.here {
+		here[server] = true
 		s.destination(server).start(true)
 	}
-	return nil
-}
-
-// known lists the servers that share a room with us, and those beside them that we know.
-func (s *Sender) known(ctx context.Context) (here, before []string, err error) {
-	here, before, err = s.loadServers(ctx)
-	seen := map[string]bool{s.o.ServerName: true}
-	once := func(name string) bool {
-		twice := seen[name]
-		seen[name] = true
-		return twice
+	for _, server := range known.waiting {
+		if !here[server] {
+			s.destination(server).start(false)
+		}
 	}
-	return slices.DeleteFunc(here, once), slices.DeleteFunc(before, once), err
+	return nil
 }
 
 // end waits for the workers.
@@ -91,6 +86,7 @@ func (s *Sender) keepSaved(ctx context.Context) {
 	for {
 		select {
 		case <-tick.C:
+			s.marks.note(s.o.Hub.Published())
 			s.saveLogged(ctx, false)
 			s.measure()
 		case <-ctx.Done():

@@ -35,6 +35,10 @@ type Options struct {
 	Hub        *stream.Hub
 	Client     Client
 	Parallel   int // transactions under way at once; 0 is 512
+	// RetireAfter is how long nothing may be heard of a server before it counts as gone; 0 is for ever.
+	RetireAfter time.Duration
+	// Keep tells the servers that never count as gone and are always tried again soon; nil is none.
+	Keep func(server string) bool
 
 	Clock      clock.Clock           // nil is the machine's
 	Log        *logrus.Entry         // nil is the standard logger
@@ -63,6 +67,9 @@ type Sender struct {
 	in      intake
 	edus    eduIntake
 	durable Durable // nil: there are none
+	passing Passing // nil: there is none
+	marks   marks
+	retired chan struct{} // a server has just been retired
 }
 
 var (
@@ -81,30 +88,17 @@ func New(o Options) *Sender {
 	if o.Parallel <= 0 {
 		o.Parallel = 512
 	}
-	return &Sender{
+	if o.Keep == nil {
+		o.Keep = func(string) bool { return false }
+	}
+	s := &Sender{
 		o: o, boot: strconv.FormatInt(o.Clock().UnixNano(), 36), slots: make(chan struct{}, o.Parallel), metrics: newMetrics(o.Registerer),
-		dests: map[string]*destination{},
-		in:    intake{wake: make(chan struct{}, 1)},
-		edus:  eduIntake{wake: make(chan struct{}, 1), typing: map[typingKey]bool{}, receipts: map[receiptKey]receipt{}, presence: map[string]presence{}},
+		dests: map[string]*destination{}, retired: make(chan struct{}, 1),
+		in:   intake{wake: make(chan struct{}, 1)},
+		edus: eduIntake{wake: make(chan struct{}, 1), typing: map[typingKey]bool{}, receipts: map[receiptKey]receipt{}, presence: map[string]presence{}, newcomers: map[newcomer]int64{}},
 	}
-}
-
-// Knows tells whether a server shares a room with us, or did lately: the client leaves such partners alone for minutes
-// at most.
-func (s *Sender) Knows(server string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.dests[server] != nil
-}
-
-// Wake says that a server showed itself alive: what waits for it is sent at once.
-func (s *Sender) Wake(server string) {
-	s.mu.Lock()
-	d := s.dests[server]
-	s.mu.Unlock()
-	if d != nil {
-		d.alive()
-	}
+	o.Store.DB.OnPublish(s.published)
+	return s
 }
 
 // destination finds or makes a destination.

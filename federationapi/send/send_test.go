@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"knock/federationapi/client"
+	"knock/internal/clock"
 	"knock/internal/ephemeral"
 	"knock/internal/matrixerr"
 	"knock/internal/sqldb"
@@ -34,7 +36,10 @@ type network struct {
 	mu   sync.Mutex
 	sent []attempt
 	fail func(server string, t *client.Transaction) error
+	wait atomic.Int64 // nanoseconds; 0 keeps attempts close together
 }
+
+type edu = client.EDU
 
 type attempt struct {
 	server, id string
@@ -53,8 +58,9 @@ func (n *network) SendTransaction(_ context.Context, server, txnID string, t *cl
 	return nil, err
 }
 
-// Wait keeps attempts close together.
-func (n *network) Wait(string) time.Duration { return time.Millisecond }
+func (n *network) Wait(string) time.Duration {
+	return max(time.Duration(n.wait.Load()), time.Millisecond)
+}
 
 func (n *network) set(fail func(server string, t *client.Transaction) error) {
 	n.mu.Lock()
@@ -95,6 +101,8 @@ type rig struct {
 	rooms   *roomserver.Server
 	sender  *Sender
 	durable *box // nil: none
+	passing *remembered
+	clock   *clock.Manual // nil: the machine's
 	room    string
 	stop    func()
 }
@@ -137,7 +145,14 @@ func (r *rig) start() {
 	st := store.New(store.Options{DB: r.db})
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	r.sender = New(Options{ServerName: "a.test", Store: st, Hub: hub, Client: r.net, Log: logrus.NewEntry(log)})
+	o := Options{ServerName: "a.test", Store: st, Hub: hub, Client: r.net, RetireAfter: 30 * 24 * time.Hour, Log: logrus.NewEntry(log)}
+	if r.clock != nil {
+		o.Clock = r.clock.Now
+	}
+	r.sender = New(o)
+	if r.passing != nil {
+		r.sender.Recall(r.passing)
+	}
 	if r.durable != nil {
 		r.sender.Carry(r.durable)
 	}

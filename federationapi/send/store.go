@@ -3,8 +3,6 @@ package send
 import (
 	"cmp"
 	"context"
-	"database/sql"
-	"errors"
 	"slices"
 
 	"knock/internal/sqldb"
@@ -15,10 +13,11 @@ import (
 )
 
 var (
-	allDestinations = sqldb.Register("outbound.destinations", `SELECT name FROM destinations UNION SELECT name FROM outbox`)
-	selectCursor    = sqldb.Register("outbound.cursor", `SELECT sent_pos FROM destinations WHERE name = $1`)
-	putCursors      = sqldb.RegisterInsert("outbound.save", `INSERT INTO destinations (name, sent_pos) VALUES`, 2,
-		`ON CONFLICT (name) DO UPDATE SET sent_pos = excluded.sent_pos`)
+	allDestinations = sqldb.Register("outbound.destinations", `SELECT name, sent_pos, heard, failing, retired FROM destinations`)
+	oneDestination  = sqldb.Register("outbound.destination", `SELECT name, sent_pos, heard, failing, retired FROM destinations WHERE name = $1`)
+	outboxServers   = sqldb.Register("outbound.waiting", `SELECT DISTINCT name FROM outbox`)
+	putDestinations = sqldb.RegisterInsert("outbound.save", `INSERT INTO destinations (name, sent_pos, heard, failing, retired) VALUES`, 5,
+		`ON CONFLICT (name) DO UPDATE SET sent_pos = excluded.sent_pos, heard = excluded.heard, failing = excluded.failing, retired = excluded.retired`)
 	insertOutbox = sqldb.RegisterInsert("outbound.outbox", `INSERT INTO outbox (name, pos, event) VALUES`, 3, `ON CONFLICT DO NOTHING`)
 	selectOutbox = sqldb.Register("outbound.outboxOf", `SELECT event, pos FROM outbox WHERE name = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`)
 	deleteOutbox = sqldb.Register("outbound.outboxDelete", `DELETE FROM outbox WHERE name = $1 AND pos <= $2`)
@@ -31,19 +30,48 @@ const (
 	maxOutbox     = 1000
 )
 
-func (s *Sender) loadServers(ctx context.Context) (here, before []string, err error) {
+// servers are those that are to be looked after when the work begins.
+type servers struct {
+	rows          []row
+	here, waiting []string // sharing a room with us; those for which something may wait
+}
+
+// row is what is stored of a destination.
+type row struct {
+	name   string
+	cursor int64
+	standing
+}
+
+func scanRow(rows *sqldb.Rows) (r row, err error) {
+	var name []byte
+	var retired int64
+	err = rows.Scan(&name, &r.cursor, &r.heard, &r.failing, &retired)
+	r.name, r.retired = string(name), retired != 0
+	return r, err
+}
+
+func (s *Sender) loadServers(ctx context.Context) (k servers, err error) {
 	err = s.o.Store.DB.Read(ctx, func(tx *sqldb.Tx) error {
-		if here, err = s.o.Store.AllServers(tx); err != nil {
+		if k.here, err = s.o.Store.AllServers(tx); err != nil {
 			return err
 		}
-		if before, err = sqldb.Collect(tx, allDestinations, scanName); err != nil || s.durable == nil {
+		if k.rows, err = sqldb.Collect(tx, allDestinations, scanRow); err != nil {
 			return err
 		}
-		waiting, err := s.durable.PendingServers(tx)
-		before = append(before, waiting...)
+		for _, r := range k.rows {
+			k.waiting = append(k.waiting, r.name)
+		}
+		more, err := sqldb.Collect(tx, outboxServers, scanName)
+		k.waiting = append(k.waiting, more...)
+		if err != nil || s.durable == nil {
+			return err
+		}
+		more, err = s.durable.PendingServers(tx)
+		k.waiting = append(k.waiting, more...)
 		return err
 	})
-	return here, before, err
+	return k, err
 }
 
 func scanName(rows *sqldb.Rows) (string, error) {
@@ -52,13 +80,40 @@ func scanName(rows *sqldb.Rows) (string, error) {
 	return string(name), err
 }
 
-// cursor reads how far a destination got everything; 0 for one that is new, which gets what followed its joins.
-func (s *Sender) cursor(ctx context.Context, name string) (pos int64, err error) {
-	err = s.o.Store.DB.Read(ctx, func(tx *sqldb.Tx) error { return tx.QueryRow(selectCursor, []byte(name)).Scan(&pos) })
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, nil
+// read reads what is stored of a destination, unless that is known: nothing of one that is new, which gets what
+// followed its joins.
+func (d *destination) read(ctx context.Context) error {
+	d.mu.Lock()
+	loaded := d.loaded
+	d.mu.Unlock()
+	if loaded {
+		return nil
 	}
-	return pos, err
+	var rows []row
+	err := d.s.o.Store.DB.Read(ctx, func(tx *sqldb.Tx) (err error) {
+		rows, err = sqldb.Collect(tx, oneDestination, scanRow, []byte(d.name))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	d.load(append(rows, row{name: d.name})[0])
+	return nil
+}
+
+// load takes what is stored, which is how the server fared before the start and up to where EDUs arrived for sure.
+func (d *destination) load(r row) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.loaded {
+		return
+	}
+	d.loaded, d.cursor, d.stored, d.storedStanding, d.missed = true, r.cursor, r.cursor, r.standing, r.cursor
+	heard := d.standing.heard
+	d.standing = r.standing
+	if heard > 0 { // it called before this was read
+		d.standing = standing{heard: heard}
+	}
 }
 
 // backlog lists what is for a server with from < pos ≤ to: events of rooms while it was in them, and what lies in its
@@ -134,22 +189,22 @@ func (s *Sender) save(ctx context.Context, last bool) error {
 	horizon := s.horizon()
 	var rows [][]any
 	var saved []*destination
-	var cursors []int64
+	var written []row
 	for _, d := range s.all() {
-		if pos, ok := d.toSave(horizon, last); ok {
-			rows = append(rows, []any{[]byte(d.name), pos})
-			saved, cursors = append(saved, d), append(cursors, pos)
+		if r, ok := d.toSave(horizon, last); ok {
+			rows = append(rows, []any{[]byte(d.name), r.cursor, r.heard, r.failing, flag(r.retired)})
+			saved, written = append(saved, d), append(written, r)
 		}
 	}
 	if len(rows) == 0 {
 		return nil
 	}
 	err := s.o.Store.DB.Do(ctx, &sqldb.Op{Name: "outbound", Write: func(tx *sqldb.Tx, _ int64) error {
-		if err := tx.Insert(putCursors, rows...); err != nil {
+		if err := tx.Insert(putDestinations, rows...); err != nil {
 			return err
 		}
-		for _, row := range rows {
-			if _, err := tx.Exec(deleteOutbox, row...); err != nil {
+		for _, r := range written {
+			if _, err := tx.Exec(deleteOutbox, []byte(r.name), r.cursor); err != nil {
 				return err
 			}
 		}
@@ -157,10 +212,17 @@ func (s *Sender) save(ctx context.Context, last bool) error {
 	}})
 	for i, d := range saved {
 		if err == nil {
-			d.saved(cursors[i])
+			d.saved(written[i])
 		}
 	}
 	return err
+}
+
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // Load implements roomserver.Participant.
@@ -169,9 +231,12 @@ func (s *Sender) Load(context.Context, int64) error { return nil }
 // Forget implements roomserver.Participant.
 func (s *Sender) Forget(int64) {}
 
-// Prepare implements roomserver.Participant: what ends an invite or a knock is written to the outbox of the user's
+// Prepare implements roomserver.Participant: servers that come into rooms are noted, and what ends an invite or a knock is written to the outbox of the user's
 // server with the event, for that server may not be in the room.
 func (s *Sender) Prepare(a *roomserver.Accepted) func(tx *sqldb.Tx, pos int64) error {
+	if write := s.prepareNewcomer(a); write != nil {
+		return write
+	}
 	user, isState := a.Event.Key()
 	server := event.ServerOf(user)
 	if a.Event.Type() != "m.room.member" || !isState || server == s.o.ServerName || event.ServerOf(a.Event.Sender()) != s.o.ServerName {

@@ -43,15 +43,17 @@ type Options struct {
 	Registerer prometheus.Registerer // nil: no metrics
 }
 
-// ProfileFanout is told of each committed change of a local user's profile, to update the user's m.room.member
-// events. It answers at once and works in the background. A nil value means that the field was removed.
+// ProfileFanout is told of each change of a local user's profile, to update the user's m.room.member events: in the
+// transaction of the change, where it writes down what is to be done, and after its commit. Then it answers at once and
+// works in the background. A nil value means that the field was removed.
 type ProfileFanout interface {
+	ProfileChanging(tx *sqldb.Tx, userID, field string) error
 	ProfileChanged(ctx context.Context, userID, field string, value json.RawMessage) error
 }
 
-// Deactivations is told of each committed deactivation, to take the user out of rooms. It answers at once and works
-// in the background.
+// Deactivations is told of each deactivation, to take the user out of rooms, as ProfileFanout is.
 type Deactivations interface {
+	UserDeactivating(tx *sqldb.Tx, userID string) error
 	UserDeactivated(ctx context.Context, userID string, erase bool) error
 }
 

@@ -311,8 +311,18 @@ func TestAdminReachesCachedTokens(t *testing.T) {
 
 type told []string
 
+func (f *told) ProfileChanging(_ *sqldb.Tx, user, field string) error {
+	*f = append(*f, fmt.Sprintf("%s %s changing", user, field))
+	return nil
+}
+
 func (f *told) ProfileChanged(_ context.Context, user, field string, value json.RawMessage) error {
 	*f = append(*f, fmt.Sprintf("%s %s %s", user, field, value))
+	return nil
+}
+
+func (f *told) UserDeactivating(_ *sqldb.Tx, user string) error {
+	*f = append(*f, user+" deactivating")
 	return nil
 }
 
@@ -360,7 +370,7 @@ func TestDeactivate(t *testing.T) {
 				t.Errorf("user %+v", u)
 			}
 		}
-		if len(told) != 2 {
+		if len(told) != 4 || !strings.HasSuffix(told[0], " deactivating") {
 			t.Errorf("told %q", told)
 		}
 	})
@@ -496,7 +506,7 @@ func TestProfile(t *testing.T) {
 			"com.example.x-y": []byte(`{"a":[1]}`), "com.example.null": []byte("null")}, p); diff != "" {
 			t.Error(diff)
 		}
-		if len(told) != 10 || told[0] != id+` displayname "Alice ☃"` || told[7] != id+" avatar_url " {
+		if len(told) != 20 || told[0] != id+" displayname changing" || told[1] != id+` displayname "Alice ☃"` || told[15] != id+" avatar_url " {
 			t.Errorf("told %.60q", told)
 		}
 		_, err = s.Profile(ctx, "@nobody:example.org")

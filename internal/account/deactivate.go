@@ -20,6 +20,11 @@ func (s *Service) Deactivate(ctx context.Context, userID string, erase bool) err
 		if err := r.write(tx, local, devices); err != nil {
 			return err
 		}
+		if s.deactivations != nil {
+			if err := s.deactivations.UserDeactivating(tx, userID); err != nil {
+				return err
+			}
+		}
 		if erase {
 			pos = r.pos
 		}

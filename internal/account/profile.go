@@ -150,8 +150,10 @@ func (s *Service) SetProfileField(ctx context.Context, userID, field string, val
 		if p[field] = compact; profileSize(p) >= maxProfile {
 			return errProfileTooLarge()
 		}
-		_, err = tx.Exec(profileUpsert, local, field, compact)
-		return err
+		if _, err = tx.Exec(profileUpsert, local, field, compact); err != nil {
+			return err
+		}
+		return s.profileChanging(tx, userID, field)
 	})
 	return s.profileChanged(ctx, err, userID, field, compact)
 }
@@ -162,10 +164,19 @@ func (s *Service) DeleteProfileField(ctx context.Context, userID, field string) 
 		return err
 	}
 	err := s.change(ctx, userID, "account.deleteProfile", func(tx *sqldb.Tx, local string, _ *removal) error {
-		_, err := tx.Exec(profileDelete, local, field)
-		return err
+		if _, err := tx.Exec(profileDelete, local, field); err != nil {
+			return err
+		}
+		return s.profileChanging(tx, userID, field)
 	})
 	return s.profileChanged(ctx, err, userID, field, nil)
+}
+
+func (s *Service) profileChanging(tx *sqldb.Tx, userID, field string) error {
+	if s.profiles == nil {
+		return nil
+	}
+	return s.profiles.ProfileChanging(tx, userID, field)
 }
 
 // profileChanged passes a committed change on. That the rooms hear of it late is no reason to fail the request.

@@ -165,7 +165,7 @@ func TestRemoteMessages(t *testing.T) {
 		if rest := r.pending("far", 100); len(rest) != 1 {
 			t.Error(rest)
 		}
-		r.must(r.ForgetServer(t.Context(), "far"))
+		r.must(r.ForgetMessages(t.Context(), "far"))
 		if rest := r.pending("far", 100); len(rest) != 0 {
 			t.Error(rest)
 		}

@@ -42,7 +42,6 @@ var (
 		`DELETE FROM e2ee_sent WHERE user_id = $1 AND destination <> ALL($2::bytea[])`)
 	listsPrune = sqldb.Register("e2ee.outboxListsPrune",
 		`DELETE FROM e2ee_outbox_lists WHERE user_id = $1 AND destination <> ALL($2::bytea[])`)
-	sentForget = sqldb.Register("e2ee.sentForget", `DELETE FROM e2ee_sent WHERE destination = $1`)
 )
 
 // queueLists writes what servers are to be told of devices, stream being the id of the last of them. Servers that
@@ -270,15 +269,11 @@ func (s *Service) Delivered(ctx context.Context, server string, upto int64) erro
 	})
 }
 
-// ForgetServer drops all that waits for a server that is gone for good.
-func (s *Service) ForgetServer(ctx context.Context, server string) error {
-	return s.do(ctx, "e2ee.forgetServer", 0, func(tx *sqldb.Tx, _ int64, _ *after) error {
-		for _, stmt := range []*sqldb.Stmt{messagesDelivered, listsDelivered} {
-			if _, err := tx.Exec(stmt, server, int64(endOfTime)); err != nil {
-				return err
-			}
-		}
-		_, err := tx.Exec(sentForget, server)
+// ForgetMessages drops the messages that wait for a server that is gone. What it was to be told of device lists stays:
+// that is one row for each device, and should the server come back it is all that it needs.
+func (s *Service) ForgetMessages(ctx context.Context, server string) error {
+	return s.do(ctx, "e2ee.forgetMessages", 0, func(tx *sqldb.Tx, _ int64, _ *after) error {
+		_, err := tx.Exec(messagesDelivered, server, int64(endOfTime))
 		return err
 	})
 }

@@ -112,6 +112,20 @@ func NewPresence(o PresenceOptions) *Presence {
 // Enabled reports whether this server has presence.
 func (p *Presence) Enabled() bool { return p.o.Enabled }
 
+// Present returns the states of those of our users who are not offline; none when presence is switched off.
+func (p *Presence) Present(users []string) (list []State) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, user := range users {
+		if el := p.users[user]; el != nil {
+			if e := el.Value.(*entry); !e.remote && e.Presence != Offline {
+				list = append(list, e.State)
+			}
+		}
+	}
+	return list
+}
+
 func valid(presence string) bool {
 	return presence == Online || presence == Unavailable || presence == Offline
 }

@@ -19,6 +19,9 @@ var (
 	selectPart = sqldb.Register("ephemeral.receiptsPart",
 		`SELECT room_id, user_id, type, thread, event_id, ts, pos FROM receipts
 		WHERE room_id = ANY($1::bytea[]) AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`)
+	selectPublic = sqldb.Register("ephemeral.public",
+		`SELECT room_id, user_id, type, thread, event_id, ts FROM receipts
+		WHERE room_id = ANY($1::bytea[]) AND pos > $2 AND type = $3 ORDER BY pos DESC LIMIT $4`)
 	selectOrd = sqldb.Register("ephemeral.ord",
 		`SELECT ord FROM receipts WHERE room_id = $1 AND user_id = $2 AND type = $3 AND thread = $4`)
 	deleteReceipts = sqldb.Register("ephemeral.deleteRoom", `DELETE FROM receipts WHERE room_id = $1`)
@@ -69,23 +72,25 @@ func (w writes) flush(tx *sqldb.Tx) error {
 }
 
 func readReceipts(tx *sqldb.Tx, user string, rooms []string, from, to int64) (map[string][]Receipt, error) {
-	rows, err := tx.Query(selectReceipts, rooms, from, to, ReadPrivate, user)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
+	list, err := sqldb.Collect(tx, selectReceipts, scanReceipt, rooms, from, to, ReadPrivate, user)
 	out := map[string][]Receipt{}
-	for rows.Next() {
-		var r Receipt
-		if err := rows.Scan(&r.Room, &r.User, &r.Type, &r.Thread, &r.Event, &r.TS); err != nil {
-			return nil, err
-		}
-		if r.Thread == unthreaded {
-			r.Thread = ""
-		}
+	for _, r := range list {
 		out[r.Room] = append(out[r.Room], r)
 	}
-	return out, rows.Close()
+	return out, err
+}
+
+func scanReceipt(rows *sqldb.Rows) (r Receipt, err error) {
+	err = rows.Scan(&r.Room, &r.User, &r.Type, &r.Thread, &r.Event, &r.TS)
+	if r.Thread == unthreaded {
+		r.Thread = ""
+	}
+	return r, err
+}
+
+// ReceiptsAfter returns the newest public receipts of rooms with a position after pos, newest first.
+func (r *Receipts) ReceiptsAfter(tx *sqldb.Tx, rooms []string, pos int64, limit int) ([]Receipt, error) {
+	return sqldb.Collect(tx, selectPublic, scanReceipt, rooms, pos, Read, limit)
 }
 
 // Between returns receipts of rooms, others' private ones too, with from < position ≤ until, oldest first, at most

@@ -11,6 +11,7 @@ import (
 	"knock/clientapi/directory"
 	"knock/federationapi/client"
 	"knock/internal/account"
+	"knock/internal/ephemeral"
 	"knock/internal/pushrules"
 	"knock/internal/sqldb"
 	"knock/internal/stream"
@@ -43,6 +44,14 @@ type remoteDirectory struct{ *client.Client }
 func (r remoteDirectory) PublicRooms(ctx context.Context, server string, q directory.RemoteQuery) (json.RawMessage, error) {
 	return r.Client.PublicRooms(ctx, server, client.PublicRoomsQuery(q))
 }
+
+// passing tells the sender what it has to say again.
+type passing struct {
+	*ephemeral.Receipts
+	presence *ephemeral.Presence
+}
+
+func (p passing) Present(users []string) []ephemeral.State { return p.presence.Present(users) }
 
 // whereabouts tells in which rooms other servers' users are.
 type whereabouts struct {

@@ -278,7 +278,7 @@ func (n *Node) newRemote() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.New(client.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Partners: n.isPartner,
+	return client.New(client.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Partners: n.isPartner, Answered: n.answered,
 		AllowNetworks: f.AllowNetworks, RootCAs: roots, Lookup: n.opts.Lookup, UserAgent: "Knock/" + n.opts.Version,
 		Log: n.logs.Component("federation"), Registerer: n.metrics}), nil
 }
@@ -297,7 +297,14 @@ func (n *Node) newKeyRing() *keys.Ring {
 
 // isPartner says whether a server shares rooms with this one: such servers are never left alone for long.
 func (n *Node) isPartner(server string) bool {
-	return n.parts.sender != nil && n.parts.sender.Knows(server)
+	return n.parts.sender != nil && n.parts.sender.Partner(server)
+}
+
+// answered hears of a server that answered a call: it is not left alone any longer.
+func (n *Node) answered(server string) {
+	if n.parts.sender != nil {
+		n.parts.sender.Wake(server)
+	}
 }
 
 func (n *Node) newSender() *send.Sender {
@@ -305,7 +312,8 @@ func (n *Node) newSender() *send.Sender {
 		return nil
 	}
 	return send.New(send.Options{ServerName: n.cfg.ServerName, Store: n.parts.store, Hub: n.hub,
-		Client: guardedSender{n.parts.remote, n.federatesWith}, Log: n.logs.Component("federation"), Registerer: n.metrics})
+		Client: guardedSender{n.parts.remote, n.federatesWith}, RetireAfter: time.Duration(n.cfg.Federation.RetireAfter),
+		Keep: func(server string) bool { return matchesAny(n.cfg.Federation.Partners, server) }, Log: n.logs.Component("federation"), Registerer: n.metrics})
 }
 
 func (n *Node) newRooms() *roomserver.Server {
@@ -462,6 +470,9 @@ func (n *Node) newEphemeral() {
 	p.receipts = ephemeral.NewReceipts(ephemeral.ReceiptOptions{DB: n.db, Hub: n.hub, Events: places{p.rooms}, Counts: p.push,
 		AccountData: p.account, Outbox: outbox, Member: here.member, Log: n.logs.Component("ephemeral")})
 	p.presence = ephemeral.NewPresence(ephemeral.PresenceOptions{Enabled: n.cfg.Presence.Enabled, Hub: n.hub, Outbox: outbox, Rooms: here.rooms})
+	if p.sender != nil {
+		p.sender.Recall(passing{p.receipts, p.presence})
+	}
 }
 
 // features are the proposals in GET /versions that clients ask for by name.
