@@ -9,7 +9,6 @@ var missing = map[string]string{
 	"redirectToSSO":         "no single sign-on: accounts are this server's own",
 	"redirectToIdP":         "no single sign-on: accounts are this server's own",
 	"getWellknownPolicy":    "this is no policy server; it asks those of its rooms",
-	"askPolicyServerToSign": "this is no policy server; it asks those of its rooms",
 	"getUrlPreview":         "previews are not there yet",
 	"getUrlPreviewAuthed":   "previews are not there yet",
 	"getTurnServer":         "calls are not there yet",
