@@ -5,18 +5,18 @@ import "testing"
 // missing are the endpoints of the specification that are not served, by operation, and why. It can only become
 // shorter: what is served must not be in it.
 var missing = map[string]string{
-	"getAuthMetadata":       "this server issues its tokens itself; there is no OAuth 2.0 server whose metadata it could name",
-	"redirectToSSO":         "no single sign-on: accounts are this server's own",
-	"redirectToIdP":         "no single sign-on: accounts are this server's own",
-	"getWellknownPolicy":    "this is no policy server; it asks those of its rooms",
-	"getUrlPreview":         "previews are not there yet",
-	"getUrlPreviewAuthed":   "previews are not there yet",
-	"getTurnServer":         "calls are not there yet",
-	"getEvents":             "the API before /sync is not there yet",
-	"peekEvents":            "the API before /sync is not there yet",
-	"getOneEvent":           "the API before /sync is not there yet",
-	"initialSync":           "the API before /sync is not there yet",
-	"roomInitialSync":       "the API before /sync is not there yet",
+	"getAuthMetadata":     "this server issues its tokens itself; there is no OAuth 2.0 server whose metadata it could name",
+	"redirectToSSO":       "no single sign-on: accounts are this server's own",
+	"redirectToIdP":       "no single sign-on: accounts are this server's own",
+	"getWellknownPolicy":  "this is no policy server; it asks those of its rooms",
+	"getUrlPreview":       "previews are not there yet",
+	"getUrlPreviewAuthed": "previews are not there yet",
+	"getTurnServer":       "calls are not there yet",
+	"getEvents":           "the API before /sync is not there yet",
+	"peekEvents":          "the API before /sync is not there yet",
+	"getOneEvent":         "the API before /sync is not there yet",
+	"initialSync":         "the API before /sync is not there yet",
+	"roomInitialSync":     "the API before /sync is not there yet",
 }
 
 // TestNothingIsMissing holds that every endpoint of the specification is served, deprecated ones too, save those listed.
