@@ -5,10 +5,8 @@ import "testing"
 // missing are the endpoints of the specification that are not served, by operation, and why. It can only become
 // shorter: what is served must not be in it.
 var missing = map[string]string{
-	"getAuthMetadata":     "this server issues its tokens itself; there is no OAuth 2.0 server whose metadata it could name",
 	"redirectToSSO":       "no single sign-on: accounts are this server's own",
 	"redirectToIdP":       "no single sign-on: accounts are this server's own",
-	"getWellknownPolicy":  "this is no policy server; it asks those of its rooms",
 	"getUrlPreview":       "previews are not there yet",
 	"getUrlPreviewAuthed": "previews are not there yet",
 	"getTurnServer":       "calls are not there yet",
