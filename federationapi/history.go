@@ -3,6 +3,7 @@ package federationapi
 import (
 	"context"
 	"encoding/json"
+	"net/http"
 	"strconv"
 
 	"knock/internal/httpx"
@@ -63,7 +64,15 @@ func (a *API) state(ctx context.Context, r *httpx.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"pdus": roomserver.PDUs(state), "auth_chain": roomserver.PDUs(chain)}, nil
+	return httpx.Stream(func(w http.ResponseWriter) error { // it may be as large as a join's
+		out := startJSON(w)
+		out.text(`{"pdus":`)
+		out.events(state)
+		out.text(`,"auth_chain":`)
+		out.events(chain)
+		out.text("}")
+		return out.Flush()
+	}), nil
 }
 
 func (a *API) stateIDs(ctx context.Context, r *httpx.Request) (any, error) {

@@ -190,7 +190,7 @@ func encode(v any) json.RawMessage {
 // transferable is the state that goes to the new room as it is. Events that
 // mean something by their sender, and memberships other than bans, do not.
 var transferable = []string{
-	"m.room.server_acl", "m.room.encryption", "m.room.name", "m.room.avatar", "m.room.topic", "m.room.related_groups",
+	"m.room.server_acl", "m.room.encryption", "m.room.name", "m.room.avatar", "m.room.topic", "m.room.related_groups", "m.room.policy",
 }
 
 // transferred lists the first state of the new room.

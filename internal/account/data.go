@@ -30,6 +30,7 @@ type Datum struct {
 
 const (
 	typeTags    = "m.tag"
+	typeDirect  = "m.direct"
 	typeIgnored = "m.ignored_user_list"
 )
 

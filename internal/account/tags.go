@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"slices"
 
 	"knock/internal/matrixerr"
 )
@@ -53,6 +54,43 @@ func (s *Service) CopyTags(ctx context.Context, userID, from, to string) error {
 			maps.Copy(tags, old)
 		}
 	})
+}
+
+// CopyDirect adds a room to m.direct wherever the one is that it replaces.
+func (s *Service) CopyDirect(ctx context.Context, userID, from, to string) error {
+	was, err := s.AccountData(ctx, userID, "", typeDirect)
+	if err != nil {
+		return onlyUnknown(err)
+	}
+	if _, changed := addDirect(was, from, to); !changed {
+		return nil
+	}
+	return s.editData(ctx, userID, "", typeDirect, func(was []byte) ([]byte, error) {
+		content, _ := addDirect(was, from, to)
+		return content, nil
+	})
+}
+
+// addDirect adds a room to the lists of m.direct that have another one. Content of another shape stays as it is.
+func addDirect(was []byte, from, to string) (content []byte, changed bool) {
+	var direct map[string]json.RawMessage
+	if json.Unmarshal(was, &direct) != nil {
+		return was, false
+	}
+	for person, raw := range direct {
+		var rooms []string
+		if json.Unmarshal(raw, &rooms) != nil || !slices.Contains(rooms, from) || slices.Contains(rooms, to) {
+			continue
+		}
+		if list, err := json.Marshal(append(rooms, to)); err == nil {
+			direct[person], changed = list, true
+		}
+	}
+	if !changed {
+		return was, false
+	}
+	content, err := json.Marshal(direct)
+	return content, err == nil
 }
 
 // editTags changes the m.tag data of a room.

@@ -149,10 +149,23 @@ func (c counters) Prepare(a *roomserver.Accepted) func(tx *sqldb.Tx, pos int64) 
 	})
 }
 
-// takeAlong gives a user's notification settings and tags for a room to the one that replaces it (Client-Server API,
+// takeAlong gives a user's notification settings, tags and direct chat of a room to the one that replaces it (Client-Server API,
 // "Room Upgrades").
 func (n *Node) takeAlong(ctx context.Context, user, old, room string) error {
-	return errors.Join(n.parts.push.CopyRoom(ctx, user, old, room), n.parts.account.CopyTags(ctx, user, old, room))
+	return errors.Join(n.parts.push.CopyRoom(ctx, user, old, room), n.parts.account.CopyTags(ctx, user, old, room), n.takeDirect(ctx, user, old, room))
+}
+
+// takeDirect makes the room that replaces a direct chat one with the same person. Only the old room can say by what it is
+// replaced: any room can claim to replace it.
+func (n *Node) takeDirect(ctx context.Context, user, old, room string) error {
+	tombstone, err := n.parts.rooms.CurrentState(ctx, old, "m.room.tombstone", "")
+	if errors.Is(err, roomserver.ErrUnknownRoom) || err == nil && (tombstone == nil || tombstone.Event.ContentString("replacement_room") != room) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return n.parts.account.CopyDirect(ctx, user, old, room)
 }
 
 // deviceHooks are all parts that keep something of a device.

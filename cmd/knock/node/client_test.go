@@ -74,12 +74,21 @@ func TestSettingsOfReplacedRooms(t *testing.T) {
 		}
 		p.ok("PUT", tags(old)+"/m.favourite", `{"order":0.5}`)
 		p.ok("PUT", "pushrules/global/room/"+url.PathEscape(old), `{"actions":["dont_notify"]}`)
+		const direct = "user/@alice:localhost/account_data/m.direct"
+		p.ok("PUT", direct, `{"@bob:localhost":["`+old+`"],"@carol:localhost":["!other:localhost"],"@odd:localhost":7}`)
 		next := p.ok("POST", "rooms/"+url.PathEscape(old)+"/upgrade", `{"new_version":"11"}`).Get("replacement_room").Str
 		if got := p.ok("GET", tags(next), "").Raw; got != `{"tags":{"m.favourite":{"order":0.5}}}` {
 			t.Errorf("tags %s", got)
 		}
 		if got := p.ok("GET", "pushrules/global/room/"+url.PathEscape(next)+"/actions", "").Raw; got != `{"actions":["dont_notify"]}` {
 			t.Errorf("push rule %s", got)
+		}
+		if got, want := p.ok("GET", direct, "").Raw, `{"@bob:localhost":["`+old+`","`+next+`"],"@carol:localhost":["!other:localhost"],"@odd:localhost":7}`; got != want {
+			t.Errorf("direct chats %s, want %s", got, want)
+		}
+		p.ok("POST", "createRoom", `{"creation_content":{"predecessor":{"room_id":"`+old+`"}}}`) // the old room names another one
+		if got := p.ok("GET", direct, "").Get("@bob:localhost.#").Int(); got != 2 {
+			t.Errorf("a room that only claims to replace it is among %d direct chats", got)
 		}
 	})
 }
