@@ -8,6 +8,7 @@ import (
 
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
+	"knock/roomserver/event"
 )
 
 // Bounds of transactions (Server-Server API, "Transactions").
@@ -22,7 +23,7 @@ const (
 // transactionKey names a transaction: ids are the origin's own.
 type transactionKey struct{ origin, id string }
 
-// transaction is the body of PUT /send/{txnId}, bounded and not otherwise checked.
+// transaction is the body of PUT /send/{txnId}, bounded. PDUs may be malformed.
 type transaction struct {
 	PDUs []json.RawMessage
 	EDUs []edu
@@ -33,22 +34,18 @@ type edu struct {
 	Content json.RawMessage `json:"content"`
 }
 
-// parseTransaction reads the body of a transaction. An EDU that is not one is left out: it must not cost the others.
+// parseTransaction reads the body of a transaction. What is wrong with a part must not cost the others: PDUs are left
+// to those who parse events, an EDU that is none is left out.
 func parseTransaction(body []byte) (*transaction, error) {
-	var raw struct {
-		PDUs []json.RawMessage `json:"pdus"`
-		EDUs []json.RawMessage `json:"edus"`
-	}
-	if err := httpx.Unmarshal(body, &raw); err != nil {
+	pdus, edus, err := splitTransaction(body)
+	if err != nil {
 		return nil, err
 	}
-	if len(raw.PDUs) > maxPDUs || len(raw.EDUs) > maxEDUs {
-		return nil, matrixerr.InvalidParam(fmt.Sprintf("A transaction may hold at most %d PDUs and %d EDUs", maxPDUs, maxEDUs))
-	}
-	t := &transaction{PDUs: raw.PDUs}
-	for _, item := range raw.EDUs {
+	t := &transaction{PDUs: pdus}
+	for _, item := range edus {
 		var e edu
-		if json.Unmarshal(item, &e) == nil && e.Type != "" {
+		item, err := event.CanonicalLoose(nil, item)
+		if err == nil && json.Unmarshal(item, &e) == nil && e.Type != "" {
 			t.EDUs = append(t.EDUs, e)
 		}
 	}
@@ -62,7 +59,7 @@ func (a *API) sendTransaction(ctx context.Context, r *httpx.Request) (any, error
 	if len(key.id) > maxTxnID {
 		return nil, matrixerr.InvalidParam(fmt.Sprintf("A transaction id may have at most %d bytes", maxTxnID))
 	}
-	body, err := r.ObjectBytes()
+	body, err := r.Bytes()
 	if err != nil {
 		return nil, err
 	}

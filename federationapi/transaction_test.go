@@ -1,13 +1,17 @@
 package federationapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"knock/internal/matrixerr"
 )
@@ -32,10 +36,11 @@ func FuzzTransaction(f *testing.F) {
 		if len(tr.PDUs) > maxPDUs || len(tr.EDUs) > maxEDUs {
 			t.Fatalf("%d PDUs, %d EDUs", len(tr.PDUs), len(tr.EDUs))
 		}
-		for _, raw := range tr.PDUs {
-			if !json.Valid(raw) {
-				t.Fatalf("%q", raw)
-			}
+		var plain struct {
+			PDUs []json.RawMessage `json:"pdus"`
+		}
+		if exactKeys(body) && json.Unmarshal(body, &plain) == nil && !slices.EqualFunc(plain.PDUs, tr.PDUs, func(x, y json.RawMessage) bool { return bytes.Equal(x, y) }) {
+			t.Fatalf("%q, not %q", tr.PDUs, plain.PDUs)
 		}
 		for _, e := range tr.EDUs {
 			if e.Type == "" {
@@ -43,6 +48,39 @@ func FuzzTransaction(f *testing.F) {
 			}
 		}
 	})
+}
+
+// exactKeys: encoding/json takes "PDUS" for "pdus" too, and one of two lists after the other into the same slice.
+func exactKeys(body []byte) bool {
+	return strings.Count(strings.ToLower(string(body)), "pdu") == bytes.Count(body, []byte(`"pdus"`)) && bytes.Count(body, []byte(`"pdus"`)) < 2 &&
+		!bytes.Contains(body, []byte(`\u`)) && utf8.Valid(body)
+}
+
+// TestSplitTransaction reads bodies that encoding/json refuses, and refuses what has no parts.
+func TestSplitTransaction(t *testing.T) {
+	deep := strings.Repeat("[", 1<<20) + strings.Repeat("]", 1<<20)
+	for _, c := range []struct {
+		body string
+		pdus []string
+		ok   bool
+	}{
+		{`{"pdus":[]}`, nil, true},
+		{` { "pdus" : [ 1 , {"a":"]}"} , "\\\"]" ] , "x":{} } `, []string{"1", `{"a":"]}"}`, `"\\\"]"`}, true},
+		{`{"pdus":[` + deep + `,{"b":1}]}`, []string{deep, `{"b":1}`}, true},
+		{"{\"pdus\":[{\"\xff\":NaN},2]}", []string{"{\"\xff\":NaN}", "2"}, true},
+		{`{"pdus":[1],"pdus":[2]}`, []string{"2"}, true},
+		{`{"\u0070dus":[1]}`, []string{"1"}, true},
+		{`{"PDUS":[1]}`, nil, true},
+		{`{}`, nil, true}, {`{"pdus":null}`, nil, true},
+		{`{"pdus":{}}`, nil, false}, {`{"pdus":"[]"}`, nil, false}, {`[]`, nil, false}, {``, nil, false}, {`{`, nil, false}, {`{"pdus":[}`, nil, false},
+		{`{"pdus":[{"a":[}]}]}`, nil, false}, {`{"pdus":[1,]}`, nil, false}, {`{"pdus":[]}x`, nil, false}, {`{"pdus":["]}`, nil, false}, {`{"pdus":["\`, nil, false},
+		{`{pdus:[]}`, nil, false}, {`{"pdus"}`, nil, false}, {`{"pdus":[1 2]}`, nil, false}, {`{"pdus":[:]}`, nil, false}, {`{"pdus":[]]}`, nil, false},
+	} {
+		pdus, _, err := splitTransaction([]byte(c.body))
+		if (err == nil) != c.ok || err == nil && !slices.EqualFunc(pdus, c.pdus, func(x json.RawMessage, y string) bool { return string(x) == y }) {
+			t.Errorf("%.80s: %d, %v", c.body, len(pdus), err)
+		}
+	}
 }
 
 func TestSlots(t *testing.T) {

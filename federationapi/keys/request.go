@@ -17,17 +17,14 @@ const maxHeaders = 4
 
 // VerifyRequest checks the X-Matrix signature of a request to us and returns the server that made it. uri is the path
 // and query as they came, headers are the Authorization headers, body the whole body, bounded by the caller;
-// destinations are our own names. Errors are *matrixerr.Error: 401 M_UNAUTHORIZED, or 400 M_NOT_JSON for the body.
+// destinations are our own names. Errors are *matrixerr.Error: 401 M_UNAUTHORIZED, or 400 M_NOT_JSON when the signature
+// holds for no reading of a body that has no canonical form.
 func (r *Ring) VerifyRequest(ctx context.Context, method, uri string, headers []string, body []byte, destinations []string) (origin string, err error) {
 	list, err := r.requestHeaders(headers, destinations)
 	if err != nil {
 		return "", err
 	}
-	if len(body) > 0 {
-		if body, err = event.Canonical(nil, body); err != nil {
-			return "", matrixerr.NotJSON("The request body is not valid JSON").With(err)
-		}
-	}
+	bodies, malformed := readings(body)
 	ns := needs{}
 	for _, x := range list {
 		ns.add(x.origin, x.key, need{now: true})
@@ -36,11 +33,34 @@ func (r *Ring) VerifyRequest(ctx context.Context, method, uri string, headers []
 		return "", unauthorized("The request could not be verified; try again", err)
 	}
 	for _, x := range list {
-		if err = r.verifyHeader(x, method, uri, body); err == nil {
-			return x.origin, nil
+		for _, content := range bodies {
+			if err = r.verifyHeader(x, method, uri, content); err == nil {
+				return x.origin, nil
+			}
 		}
 	}
+	if malformed != nil {
+		return "", matrixerr.NotJSON("The request body is not valid JSON").With(malformed)
+	}
 	return "", unauthorized("The signature of the request is not valid: "+err.Error(), err)
+}
+
+// readings are what a signature may cover for a body: its canonical form. A body without one may hold a part that is
+// malformed among many that are not, and must not be lost as a whole, so it may also be signed as other servers'
+// libraries read it, or byte by byte as it came. Neither lets anybody but the signer choose what is read: what stands
+// behind the content in the signed text is ours.
+func readings(body []byte) (list [][]byte, malformed error) {
+	if len(body) == 0 {
+		return [][]byte{nil}, nil
+	}
+	canonical, err := event.Canonical(nil, body)
+	if err == nil {
+		return [][]byte{canonical}, nil
+	}
+	if loose, err := event.CanonicalLoose(nil, body); err == nil {
+		list = append(list, loose)
+	}
+	return append(list, body), err
 }
 
 func unauthorized(msg string, cause error) error { return matrixerr.Unauthorized(msg).With(cause) }

@@ -103,6 +103,13 @@ func sign(t testing.TB, s *remote, method, uri, destination, body string) string
 	return h + `,sig="` + base64.RawStdEncoding.EncodeToString(ed25519.Sign(s.key, canonical)) + `"`
 }
 
+// signText signs a body byte by byte.
+func signText(s *remote, method, uri, destination, body string) string {
+	text := `{"content":` + body + `,"destination":"` + destination + `","method":"` + method + `","origin":"` + s.name + `","uri":"` + uri + `"}`
+	return `X-Matrix origin=` + s.name + `,destination="` + destination + `",key="` + s.id + `",sig="` +
+		base64.RawStdEncoding.EncodeToString(ed25519.Sign(s.key, []byte(text))) + `"`
+}
+
 func TestVerifyRequest(t *testing.T) {
 	const uri = "/_matrix/federation/v1/send/1?x=%2F&y=<>"
 	const req1 = `{"pdus":[{"content":{"a\"b":1,"c\\d":2,"é":" \u0001"}}], "origin":"a.example"}`
@@ -126,6 +133,12 @@ func TestVerifyRequest(t *testing.T) {
 			{"another target", []string{sign(t, s, "PUT", "/x", "us.example", "")}, "", "M_UNAUTHORIZED", ""},
 			{"another body", []string{sign(t, s, "PUT", uri, "us.example", "{}")}, `{"a":1}`, "M_UNAUTHORIZED", ""},
 			{"not JSON", []string{sign(t, s, "PUT", uri, "us.example", "{}")}, `{"a":`, "M_NOT_JSON", ""},
+			{"a key twice, as others sign it", []string{sign(t, s, "PUT", uri, "us.example", `{"a":[{"b":2}]}`)}, `{"a":[{"b":1,"b":2}]}`, "", "a.example"},
+			{"a key twice, the first signed", []string{sign(t, s, "PUT", uri, "us.example", `{"a":[{"b":1}]}`)}, `{"a":[{"b":1,"b":2}]}`, "M_NOT_JSON", ""},
+			{"signed as it came", []string{signText(s, "PUT", uri, "us.example", "{\"a\":\"\xff\",\"a\":1e999}")}, "{\"a\":\"\xff\",\"a\":1e999}", "", "a.example"},
+			{"not as it came", []string{signText(s, "PUT", uri, "us.example", "{\"a\":\"\xff\"}")}, "{\"a\":\"\xfe\"}", "M_NOT_JSON", ""},
+			{"signed for a longer target", []string{signText(s, "PUT", uri+`","uri":"`+uri, "us.example", `{`)}, `{`, "M_NOT_JSON", ""},
+			{"a canonical body must be signed as one", []string{signText(s, "PUT", uri, "us.example", `{ }`)}, `{ }`, "M_UNAUTHORIZED", ""},
 			{"two origins", []string{sign(t, s, "PUT", uri, "us.example", ""), sign(t, other, "PUT", uri, "us.example", "")}, "", "M_UNAUTHORIZED", ""},
 			{"ourselves", []string{sign(t, newRemote("us.example", "ed25519:us"), "PUT", uri, "us.example", "")}, "", "M_UNAUTHORIZED", ""},
 			{"forged", []string{sign(t, newRemote("a.example", "ed25519:1"), "PUT", uri, "us.example", "")}, "", "M_UNAUTHORIZED", ""},

@@ -3,14 +3,20 @@ package event
 // Canonical appends the canonical form of raw to dst (appendices, Canonical
 // JSON). With dst nil and raw already canonical, raw itself is returned. Numbers
 // that canonical JSON does not know are kept, as rooms before version 6 need it.
-func Canonical(dst, raw []byte) ([]byte, error) { return canonical(dst, raw, false) }
+func Canonical(dst, raw []byte) ([]byte, error) { return canonical(dst, raw, rules{}) }
 
 // CanonicalStrict is Canonical with the number rules of room version 6 and
 // later: anything but integers within ±(2^53 − 1) is ErrNumber.
-func CanonicalStrict(dst, raw []byte) ([]byte, error) { return canonical(dst, raw, true) }
+func CanonicalStrict(dst, raw []byte) ([]byte, error) {
+	return canonical(dst, raw, rules{strict: true})
+}
 
-func canonical(dst, raw []byte, strict bool) ([]byte, error) {
-	s, err := newScan(raw, strict)
+// CanonicalLoose is Canonical for what need not be taken as an event: where an
+// object has a key twice the last one counts, as in other servers' libraries.
+func CanonicalLoose(dst, raw []byte) ([]byte, error) { return canonical(dst, raw, rules{last: true}) }
+
+func canonical(dst, raw []byte, how rules) ([]byte, error) {
+	s, err := newScan(raw, how)
 	if err != nil {
 		return nil, err
 	}
@@ -28,7 +34,7 @@ func canonical(dst, raw []byte, strict bool) ([]byte, error) {
 // canonicalObject appends the canonical form of an object without the members
 // that drop names.
 func canonicalObject(dst, raw []byte, strict bool, drop func(name []byte) bool) ([]byte, error) {
-	s, err := newScan(raw, strict)
+	s, err := newScan(raw, rules{strict: strict})
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 
 func FuzzCanonical(f *testing.F) {
 	for _, s := range []string{
-		`{"b":[1,-0,1.50,1e10,{"\u0061":"\/\ud83d\ude00"}],"a":null}`, `{"a\"b":1,"c\\d":2}`, `{"a":-0.5}`, ` [ ] `, `"\u0000"`, `{"a":1,"a":2}`, `[[[[1e400]]]]`, "{\"\xff\":1}",
+		`{"b":[1,-0,1.50,1e10,{"\u0061":"\/\ud83d\ude00"}],"a":null}`, `{"a\"b":1,"c\\d":2}`, `{"a":-0.5}`, ` [ ] `, `"\u0000"`, `{"a":1,"a":2}`, `{"b":{"x":1,"x":[{"c":1,"c":2}]},"a":[{"x":1,"x":2}],"b":3,"a":{"z":0,"y":[1,{"d":1,"d":{}}]}}`, `[[[[1e400]]]]`, "{\"\xff\":1}",
 	} {
 		f.Add([]byte(s))
 	}
@@ -22,7 +22,11 @@ func FuzzCanonical(f *testing.F) {
 			if strictErr == nil {
 				t.Fatalf("strict accepts what lenient refuses: %q", raw)
 			}
+			checkLoose(t, raw)
 			return
+		}
+		if loose, err := CanonicalLoose(nil, raw); err != nil || !bytes.Equal(loose, out) {
+			t.Fatalf("loose %q, %v, else %q", loose, err, out)
 		}
 		if !json.Valid(raw) || !json.Valid(out) || !utf8.Valid(out) {
 			t.Fatalf("%q became %q", raw, out)
@@ -43,6 +47,25 @@ func FuzzCanonical(f *testing.F) {
 			}
 		}
 	})
+}
+
+// checkLoose: what CanonicalLoose makes of what is not canonical is, and means the same.
+func checkLoose(t *testing.T, raw []byte) {
+	loose, err := CanonicalLoose(nil, raw)
+	if err != nil {
+		return
+	}
+	if again, err := Canonical(nil, loose); err != nil || !bytes.Equal(again, loose) {
+		t.Fatalf("%q became %q, %v", raw, loose, err)
+	}
+	var a, b any
+	if json.Unmarshal(raw, &a) == nil && json.Unmarshal(loose, &b) == nil {
+		x, _ := json.Marshal(a)
+		y, _ := json.Marshal(b)
+		if !bytes.Equal(bytes.ReplaceAll(x, []byte("-0"), []byte("0")), bytes.ReplaceAll(y, []byte("-0"), []byte("0"))) {
+			t.Fatalf("%q means %s, %q means %s", raw, x, loose, y)
+		}
+	}
 }
 
 func FuzzParse(f *testing.F) {

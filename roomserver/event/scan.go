@@ -15,14 +15,20 @@ const maxDepth = 1000
 // JSON needs, and notes the members of every object, sorted, so that emit can
 // write the canonical form without further questions.
 type scan struct {
-	src       []byte
-	strict    bool // only integers within ±(2^53 − 1)
+	src []byte
+	rules
 	canonical bool // so far src is its own canonical form
 
 	records []record // one an object, in the order of their "{"
 	members []member // of closed objects
 	open    []member // of objects not closed yet, a stack
 	names   []byte   // keys that had escapes, decoded
+}
+
+// rules are what a scan allows.
+type rules struct {
+	strict bool // only integers within ±(2^53 − 1)
+	last   bool // a key may come twice in an object; the last one counts
 }
 
 // record is one object: its members and what comes after it.
@@ -44,9 +50,9 @@ type member struct {
 var scans = sync.Pool{New: func() any { return new(scan) }}
 
 // newScan reads src to its end. Give it back with free.
-func newScan(src []byte, strict bool) (*scan, error) {
+func newScan(src []byte, how rules) (*scan, error) {
 	s := scans.Get().(*scan)
-	s.src, s.strict, s.canonical = src, strict, true
+	s.src, s.rules, s.canonical = src, how, true
 	s.records, s.members, s.open, s.names = s.records[:0], s.members[:0], s.open[:0], s.names[:0]
 	if err := s.run(); err != nil {
 		s.free()
@@ -221,13 +227,29 @@ func (s *scan) closeObject(rec, base, end int) error {
 	list := s.members[first:]
 	if !s.ascending(list) {
 		s.canonical = false
-		slices.SortFunc(list, func(a, b member) int { return bytes.Compare(s.name(&a), s.name(&b)) })
+		slices.SortStableFunc(list, func(a, b member) int { return bytes.Compare(s.name(&a), s.name(&b)) })
 		if !s.ascending(list) {
-			return ErrDuplicateKey
+			if !s.last {
+				return ErrDuplicateKey
+			}
+			list = s.lastOnes(list)
 		}
 	}
 	s.records[rec] = record{int32(first), int32(len(list)), int32(end), int32(len(s.records))}
 	return nil
+}
+
+// lastOnes keeps of each key in a sorted list the last member.
+func (s *scan) lastOnes(list []member) []member {
+	n := 0
+	for i := range list {
+		if i+1 < len(list) && bytes.Equal(s.name(&list[i]), s.name(&list[i+1])) {
+			continue
+		}
+		list[n] = list[i]
+		n++
+	}
+	return list[:n]
 }
 
 func (s *scan) ascending(list []member) bool {
