@@ -14,6 +14,7 @@ import (
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
 	"knock/internal/sqldb"
+	"knock/roomserver/event"
 )
 
 // Options are what the endpoints need.
@@ -174,6 +175,11 @@ func (a *API) sendToDevice(ctx context.Context, r *httpx.Request) (any, error) {
 	}
 	if req.Messages == nil {
 		return nil, matrixerr.MissingParam("messages is missing")
+	}
+	if body, err := r.Bytes(); err != nil {
+		return nil, err
+	} else if _, err := event.CanonicalLoose(nil, body); err != nil {
+		return nil, matrixerr.BadJSON("messages must be JSON that every server can read: " + err.Error()).With(err)
 	}
 	return nil, a.e.SendToDevice(ctx, r.Caller.UserID, r.Caller.DeviceID, r.Vars["eventType"], r.Vars["txnId"], req.Messages)
 }

@@ -109,6 +109,9 @@ func TestRoutes(t *testing.T) {
 
 		{"PUT", "v3/sendToDevice/m.x/t1", `{"messages":{"@a:hs":{"*":{}}}}`, `200 {}`},
 		{"PUT", "v3/sendToDevice/m.x/t2", `{}`, `400 M_MISSING_PARAM`},
+		{"PUT", "v3/sendToDevice/m.x/t4", `{"messages":{"@a:hs":{"D":{"a":"\ud800"}}}}`, `400 M_BAD_JSON`},
+		{"PUT", "v3/sendToDevice/m.x/t5", `{"messages":{"@a:hs":{"D":{"a":1e400}}}}`, `400 M_BAD_JSON`},
+		{"PUT", "v3/sendToDevice/m.x/t6", `{"messages":{"@a:hs":{"D":{"a":1.5,"a":2}}}}`, `200 {}`},
 		{"PUT", "v3/sendToDevice/m.x/t3", `{"messages":{"@a:hs":{"D":[]}}}`, `400 M_BAD_JSON`},
 
 		{"GET", "v3/room_keys/version", ``, `404 M_NOT_FOUND`},

@@ -34,6 +34,7 @@ const (
 	KindTooLarge Kind = "too_large" // the answer is larger than allowed
 	KindBadBody  Kind = "bad_body"  // the answer is not what the specification says
 	KindCanceled Kind = "canceled"  // the caller gave up
+	KindUnsent   Kind = "unsent"    // what was to be sent has no canonical JSON
 )
 
 // Error is the failure of one call to one server.

@@ -96,7 +96,7 @@ func (c *Client) attempt(ctx context.Context, server string, k call) (*http.Resp
 	}
 	content, err := encode(k.content)
 	if err != nil {
-		return nil, err
+		return nil, &Error{Server: server, Kind: KindUnsent, Cause: err}
 	}
 	if err := d.acquire(ctx); err != nil {
 		return nil, err
@@ -119,7 +119,7 @@ func encode(content any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return event.Canonical(nil, raw)
+	return event.CanonicalLoose(nil, raw) // with a key twice, from a client, it must not stay in a queue for ever
 }
 
 // exchange is one request under way, until its answer's body is closed.

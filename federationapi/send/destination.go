@@ -185,10 +185,11 @@ func (d *destination) deliver(ctx context.Context, out *outgoing) error {
 	return nil
 }
 
-// indigestible tells whether the answer says that the transaction itself is wrong, so that it will not pass later. A
+// indigestible tells whether the answer, or the client before it sends, says that the transaction itself is wrong, so that it will not pass later. A
 // signature that does not hold is either ours or, with servers that write JSON in another way, of this content.
 func indigestible(err error) bool {
-	return answered(err, http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnauthorized)
+	var e *client.Error
+	return errors.As(err, &e) && e.Kind == client.KindUnsent || answered(err, http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnauthorized)
 }
 
 func answered(err error, codes ...int) bool {

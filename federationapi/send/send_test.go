@@ -358,7 +358,7 @@ var testOutbox = sqldb.Register("outbound.testOutbox", `SELECT name FROM outbox`
 
 func TestWhatAServerCannotDigestIsLeftOut(t *testing.T) {
 	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
-		for _, code := range []int{400, 401, 413} {
+		for _, code := range []int{400, 401, 413, 0} {
 			r := newRig(t, db)
 			r.net.set(down)
 			for i := range 5 {
@@ -366,7 +366,9 @@ func TestWhatAServerCannotDigestIsLeftOut(t *testing.T) {
 			}
 			r.net.set(func(_ string, tr *client.Transaction) error {
 				for _, raw := range tr.PDUs {
-					if gjson.GetBytes(raw, "content.body").Str == "2" {
+					if gjson.GetBytes(raw, "content.body").Str == "2" && code == 0 {
+						return &client.Error{Kind: client.KindUnsent}
+					} else if gjson.GetBytes(raw, "content.body").Str == "2" {
 						return &client.Error{Kind: client.KindStatus, Code: code, Matrix: matrixerr.New(code, "M_UNKNOWN", "no")}
 					}
 				}
