@@ -82,9 +82,9 @@ func New(o Options) *Index {
 }
 
 const (
-	settle  = 300 * time.Millisecond // how long changes may gather
-	recheck = time.Second            // how often the queue is looked at while there may be something in it
-	retry   = 5 * time.Second        // after an error
+	settle  = time.Second     // how long changes may gather
+	recheck = time.Second     // how often the queue is looked at while there may be something in it
+	retry   = 5 * time.Second // after an error
 )
 
 // Run follows the rooms until ctx ends.

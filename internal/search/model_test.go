@@ -15,7 +15,7 @@ func TestModel(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		r := rand.New(rand.NewPCG(1, 2))
 		rooms := []string{w.create("public_chat", bob), w.create("public_chat", bob), w.create("public_chat")}
-		words := strings.Fields("apple bench cloud 今天 天气 很好 気 한국어 국어")
+		words := strings.Fields("apple apples app bench cloud clouded 今天 天气 很好 気 한국어 국어")
 		text := func() string {
 			var out []string
 			for range 1 + r.IntN(4) {
@@ -98,6 +98,21 @@ func TestLongLists(t *testing.T) {
 	if parts < 2 {
 		t.Error("the long list is in", parts, "rows")
 	}
+	var places []uint32
+	for _, b := range s.blocks {
+		if places, err = findTerms(places, b.data, []byte("one1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []uint32{}
+	for i, e := range s.docs {
+		if n := e.nid - 1; n%1000 == 0 && strings.HasPrefix(fmt.Sprint(n), "1") {
+			want = append(want, uint32(i))
+		}
+	}
+	if got := sorted(places); !slices.Equal(got, want) {
+		t.Errorf("places of a prefix: %v, want %v", got, want)
+	}
 	for chunk := range slices.Chunk(s.docs, docChunk) {
 		back, err := decodeDocs(encodeDocs(chunk))
 		if err != nil || !slices.Equal(back, chunk) {
@@ -130,6 +145,15 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+func TestSorted(t *testing.T) {
+	for _, in := range [][]uint32{{1, 2, 2, 3}, {5, 1, 5, 0}, {4_000_000_000, 7, 7}, {130, 64, 63, 128, 64}} {
+		want := slices.Compact(slices.Sorted(slices.Values(in)))
+		if got := sorted(slices.Clone(in)); !slices.Equal(got, want) {
+			t.Errorf("%v becomes %v", in, got)
+		}
+	}
+}
+
 // FuzzDamage reads damaged rows and tokens.
 func FuzzDamage(f *testing.F) {
 	f.Add(encodeDocs([]doc{{1, 2, 3, 4, 5, Body, true}, {1, 3, 4, 4, 5, Name, false}}))
@@ -139,6 +163,7 @@ func FuzzDamage(f *testing.F) {
 		_, _ = decodeRooms(data)
 		_, _ = decodePlaces(nil, data)
 		_, _ = findTerm(nil, data, []byte("a"))
+		_, _ = findTerms(nil, data, []byte("a"))
 		_, _ = ParseCursor(string(data))
 	})
 }
@@ -165,9 +190,9 @@ func FuzzTerms(f *testing.F) {
 			}
 		}
 		if n.matches(c) {
-			for _, term := range n.terms() {
-				if !terms[term] {
-					t.Errorf("%q is not a term of %q", term, text)
+			for _, l := range n.lookups() {
+				if !terms[l.term] {
+					t.Errorf("%q is not a term of %q", l.term, text)
 				}
 			}
 		}

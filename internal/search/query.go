@@ -1,12 +1,14 @@
 package search
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"math"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -331,8 +333,8 @@ func (f *finder) candidates(rooms []int64) ([]run, error) {
 		}
 	}
 	found := map[int64][]uint32{}
-	for i, term := range f.n.terms() {
-		lists, err := f.places(term, segs)
+	for i, l := range f.n.lookups() {
+		lists, err := f.places(l, segs)
 		if err != nil {
 			return nil, err
 		}
@@ -359,12 +361,17 @@ func (f *finder) candidates(rooms []int64) ([]run, error) {
 }
 
 // places returns where a term is in segments; those that do not have it are left out.
-func (f *finder) places(term string, segs []int64) (map[int64][]uint32, error) {
+func (f *finder) places(l lookup, segs []int64) (map[int64][]uint32, error) {
 	out := map[int64][]uint32{}
 	if len(segs) == 0 {
 		return out, nil
 	}
-	rows, err := f.tx.Query(findBlocks, []byte(term), segs)
+	term := []byte(l.term)
+	statement, args, find := findBlocks, []any{term, segs}, findTerm
+	if l.prefix {
+		statement, args, find = findPrefix, []any{term, segs, append(bytes.Clone(term), 0xff)}, findTerms
+	}
+	rows, err := f.tx.Query(statement, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -375,7 +382,7 @@ func (f *finder) places(term string, segs []int64) (map[int64][]uint32, error) {
 		if err := rows.Scan(&seg, &data); err != nil {
 			return nil, err
 		}
-		places, err := findTerm(out[seg], data, []byte(term))
+		places, err := find(out[seg], data, term)
 		if err != nil {
 			return nil, err
 		}
@@ -383,7 +390,35 @@ func (f *finder) places(term string, segs []int64) (map[int64][]uint32, error) {
 			out[seg] = places
 		}
 	}
+	if l.prefix {
+		for seg := range out {
+			out[seg] = sorted(out[seg])
+		}
+	}
 	return out, rows.Err()
+}
+
+// sorted sorts places and leaves each out but once.
+func sorted(places []uint32) []uint32 {
+	if slices.IsSorted(places) {
+		return slices.Compact(places)
+	}
+	most := slices.Max(places)
+	if int(most)/64 > 8*len(places) { // few of many
+		slices.Sort(places)
+		return slices.Compact(places)
+	}
+	set := make([]uint64, most/64+1)
+	for _, p := range places {
+		set[p/64] |= 1 << (p % 64)
+	}
+	places = places[:0]
+	for i, word := range set {
+		for ; word != 0; word &= word - 1 {
+			places = append(places, uint32(64*i+bits.TrailingZeros64(word)))
+		}
+	}
+	return places
 }
 
 // spansOf returns where the texts of the wanted rooms are. Both lists are in the order of the rooms' numbers.

@@ -30,7 +30,7 @@ func TestScripts(t *testing.T) {
 			"开会": {chinese}, "会": {chinese}, "三点开会": {chinese}, "会开": {}, "报告 开会": {chinese},
 			"東京": {japanese}, "タワー": {japanese}, "行きました": {japanese}, "テスト": {half},
 			"회의": {korean}, "회의는": {korean}, "내일 시작": {korean}, "의회": {},
-			"meeting": {english}, "CAFE": {english}, "three meeting": {english}, "meet": {}, "meeting five": {},
+			"meeting": {english}, "CAFE": {english}, "three meeting": {english}, "meet": {english}, "me": {}, "meeting five": {}, "starts a": {}, "meetings": {},
 			"iphone": {mixed}, "手机": {mixed}, "iphone手机": {mixed}, "👍": {emoji}, "done": {emoji}, "เมือง": {thai},
 			"  ": {}, "!?": {},
 		} {

@@ -292,6 +292,19 @@ func findTerm(dst []uint32, data []byte, want []byte) ([]uint32, error) {
 	return decodePlaces(dst, found)
 }
 
+// findTerms appends the places of all terms in a block that begin with a prefix, each list for itself.
+func findTerms(dst []uint32, data []byte, prefix []byte) ([]uint32, error) {
+	var bad error
+	err := eachTermOf(data, func(term, list []byte) bool {
+		if bytes.HasPrefix(term, prefix) {
+			dst, bad = decodePlaces(dst, list)
+			return bad == nil
+		}
+		return bytes.Compare(term, prefix) < 0
+	})
+	return dst, cmp.Or(err, bad)
+}
+
 // entry is a doc with its terms.
 type entry struct {
 	doc

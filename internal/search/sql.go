@@ -20,6 +20,10 @@ var (
 	findBlocks = sqldb.Register("search_blocks.find", `SELECT b.seg, b.data FROM search_segments s JOIN search_blocks b ON b.seg = s.seg
 		AND b.term = (SELECT x.term FROM search_blocks x WHERE x.seg = s.seg AND x.term <= $1 ORDER BY x.term DESC LIMIT 1)
 		WHERE s.seg = ANY($2::bigint[]) ORDER BY b.seg, b.doc`)
+	// The blocks that have terms from $1 to before $3 in the segments $2, if any block does.
+	findPrefix = sqldb.Register("search_blocks.prefix", `SELECT b.seg, b.data FROM search_segments s JOIN search_blocks b ON b.seg = s.seg
+		AND b.term >= COALESCE((SELECT x.term FROM search_blocks x WHERE x.seg = s.seg AND x.term <= $1 ORDER BY x.term DESC LIMIT 1), $1)
+		AND b.term < $3 WHERE s.seg = ANY($2::bigint[]) ORDER BY b.seg, b.term, b.doc`)
 	nextBlocks = sqldb.Register("search_blocks.next", `SELECT term, doc, data FROM search_blocks WHERE seg = $1 AND (term, doc) > ($2, $3::bigint) ORDER BY term, doc LIMIT $4`)
 	someDocs   = sqldb.Register("search_docs.some", `SELECT doc, data FROM search_docs WHERE seg = $1 AND doc = ANY($2::bigint[]) ORDER BY doc`)
 

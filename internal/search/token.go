@@ -163,8 +163,22 @@ func (c *content) terms() []string {
 	return out
 }
 
-// needle is what is searched for: a text must have all the words, and the runs as parts of its dense runs.
+// needle is what is searched for: a text must have all the words, or words that begin with them, and the runs as parts of
+// its dense runs.
 type needle struct{ words, runs []string }
+
+// minPrefix is how many characters a word has at least that stands for those that begin with it too.
+const minPrefix = 3
+
+// isPrefix reports whether a word stands for others.
+func isPrefix(word string) bool {
+	return len(word) >= minPrefix && len(word) < maxWord && utf8.RuneCountInString(word) >= minPrefix
+}
+
+// finds reports whether a word that is searched for finds one of a text.
+func finds(word, of string) bool {
+	return word == of || isPrefix(word) && strings.HasPrefix(of, word)
+}
 
 const (
 	maxNeedle = 1024 // bytes of a search term that count
@@ -191,22 +205,29 @@ func parseNeedle(text string) needle {
 
 func (n needle) empty() bool { return len(n.words)+len(n.runs) == 0 }
 
-// terms are those by which the index is asked.
-func (n needle) terms() []string {
-	var out []string
+// lookup is one term, or all with a prefix, by which the index is asked.
+type lookup struct {
+	term   string
+	prefix bool
+}
+
+// lookups are those by which the index is asked, what is likely rarest first.
+func (n needle) lookups() []lookup {
+	var out []lookup
 	seen := map[string]bool{}
-	add := func(term string) {
+	add := func(term string, prefix bool) {
 		if !seen[term] && len(out) < maxTerms {
-			out = append(out, term)
+			out = append(out, lookup{term, prefix})
 			seen[term] = true
 		}
 	}
 	for _, word := range n.words {
-		add(word)
+		add(word, isPrefix(word))
 	}
 	for _, run := range n.runs {
-		eachTerm(run, false, add)
+		eachTerm(run, false, func(term string) { add(term, false) })
 	}
+	slices.SortStableFunc(out, func(a, b lookup) int { return len(b.term) - len(a.term) })
 	return out
 }
 
@@ -219,9 +240,22 @@ func (n needle) size() int {
 	return size
 }
 
+// has reports whether a text has a word that is found.
+func (c *content) has(word string) bool {
+	if _, ok := c.words[word]; ok || !isPrefix(word) {
+		return ok
+	}
+	for own := range c.words {
+		if finds(word, own) {
+			return true
+		}
+	}
+	return false
+}
+
 func (n needle) matches(c *content) bool {
 	for _, word := range n.words {
-		if _, ok := c.words[word]; !ok {
+		if !c.has(word) {
 			return false
 		}
 	}
@@ -248,8 +282,11 @@ func (n needle) highlights(text string, add func(string)) {
 			}
 			continue
 		}
-		if start >= 0 && i-start <= 4*maxWord && slices.Contains(n.words, fold.Text(text[start:i])) {
-			add(text[start:i])
+		if start >= 0 && i-start <= 4*maxWord {
+			own := fold.Text(text[start:i])
+			if slices.ContainsFunc(n.words, func(word string) bool { return finds(word, own) }) {
+				add(text[start:i])
+			}
 		}
 		start = -1
 	}

@@ -68,6 +68,18 @@ test("two companies", async (t) => {
             const redacted = () => bob.getRoom(roomId).findEventById(id).isRedacted();
             await c.until("the redaction", bob, c.RoomEvent.Redaction, redacted);
         },
+        "search": async () => {
+            const id = await c.say(alice, roomId, "货物将于星期五送到仓库");
+            await c.seen(bob, roomId, id);
+            const found = await bob.searchRoomEvents({ term: "星期五 仓库", filter: { rooms: [roomId] } });
+            assert.deepEqual(found.results.map((r) => r.context.getEvent().getId()), [id]);
+            assert.deepEqual(found.highlights.sort(), ["仓库", "星期五"]);
+            assert.equal(found.results[0].context.getTimeline().length > 1, true, "messages around it");
+            const orders = await alice.searchRoomEvents({ term: "order", filter: { rooms: [roomId], types: ["m.room.message"] } });
+            while (orders.next_batch) await alice.backPaginateRoomEventsSearch(orders);
+            const bodies = orders.results.map((r) => r.context.getEvent().getContent().body);
+            assert.deepEqual(bodies, early.toReversed());
+        },
         "edit the topic": async () => {
             await alice.setRoomTopic(roomId, "delivered on Friday");
             await c.state(bob, roomId, "m.room.topic", "", (content) => content.topic === "delivered on Friday");
