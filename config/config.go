@@ -139,6 +139,7 @@ type Media struct {
 // Push is how push gateways are called.
 type Push struct {
 	AllowNetworks []netip.Prefix `yaml:"allow_networks" doc:"Private or local networks that push gateways may be in, such as 10.1.0.0/16 for a gateway of your own. All other private ranges are refused, since users choose the gateway."`
+	EmailDelay    Duration       `yaml:"email_delay" doc:"How long a message lies unread before an e-mail tells of it, to users who want such e-mails. Further ones come ever more seldom while nothing is read."`
 }
 
 // Identity says which identity servers may be used.
@@ -209,6 +210,7 @@ func Default() *Config {
 		Federation:   Federation{Enabled: true, RetireAfter: Duration(30 * 24 * time.Hour)},
 		Media:        Media{MaxUploadSize: 50 << 20, RemoteCacheSize: 10 << 30, RemoteCacheAge: Duration(30 * 24 * time.Hour)},
 		Identity:     Identity{Enabled: true},
+		Push:         Push{EmailDelay: Duration(10 * time.Minute)},
 		SMTP:         SMTP{Port: 587, Security: "starttls", Timeout: Duration(30 * time.Second)},
 		Room:         Room{DefaultVersion: "12"},
 		Presence:     Presence{Enabled: true},

@@ -10,6 +10,7 @@ import (
 	"knock/internal/httpx"
 	"knock/internal/mail"
 	"knock/internal/matrixerr"
+	"knock/internal/webpage"
 )
 
 // Mailer sends e-mails; mail.Sender does.
@@ -138,25 +139,25 @@ func (a *API) confirmPage(ctx context.Context, r *httpx.Request) (any, error) {
 	sid, token := r.Query("sid"), r.Query("token")
 	v, err := a.accounts.LookAtValidation(ctx, sid, token)
 	if err != nil {
-		return failedPage(err)
+		return pages.Failed(err)
 	}
-	return page(http.StatusOK, "confirm", confirmView{Server: a.accounts.ServerName(), Address: v.Address, Purpose: v.Purpose, SID: sid, Token: token}), nil
+	return pages.Page(http.StatusOK, "confirm", confirmView{Server: a.accounts.ServerName(), Address: v.Address, Purpose: v.Purpose, SID: sid, Token: token}), nil
 }
 
 func (a *API) confirm(ctx context.Context, r *httpx.Request) (any, error) {
-	form, err := formOf(r)
+	form, err := webpage.Form(r)
 	if err != nil {
 		return nil, err
 	}
 	v, err := a.accounts.ConfirmValidation(ctx, form.Get("sid"), form.Get("token"))
 	if err != nil {
-		return failedPage(err)
+		return pages.Failed(err)
 	}
 	view := confirmView{Server: a.accounts.ServerName(), Address: v.Address, Purpose: v.Purpose, Next: v.NextLink}
 	if u, err := url.Parse(v.NextLink); err == nil {
 		view.NextHost = u.Host
 	}
-	return page(http.StatusOK, "confirmed", view), nil
+	return pages.Page(http.StatusOK, "confirmed", view), nil
 }
 
 // threepidAuth is the dictionary of the m.login.email.identity stage.

@@ -13,6 +13,7 @@ import (
 	"knock/internal/httpx"
 	"knock/internal/mail"
 	"knock/internal/matrixerr"
+	"knock/internal/webpage"
 )
 
 func (a *API) fallbackRoutes() []httpx.Route {
@@ -41,12 +42,12 @@ var stagePages = []string{account.StageDummy, account.StageTerms, account.StageC
 func (a *API) fallback(_ context.Context, r *httpx.Request) (any, error) {
 	stage := r.Vars["authType"]
 	if !slices.Contains(stagePages, stage) {
-		return failedPage(matrixerr.NotFound("This server has no page for this step"))
+		return pages.Failed(matrixerr.NotFound("This server has no page for this step"))
 	}
 	s := a.uia.Session(r.Query("session"))
 	switch {
 	case s == nil:
-		return failedPage(errUIAEnded())
+		return pages.Failed(errUIAEnded())
 	case s.Has(stage):
 		return donePage(), nil
 	}
@@ -59,7 +60,7 @@ func errUIAEnded() error {
 
 func (a *API) stagePage(status int, v stageView) *httpx.Response {
 	v.Server, v.Policies, v.Captcha = a.accounts.ServerName(), a.o.Registration.Terms, a.o.Registration.Captcha
-	resp := page(status, "stage", v)
+	resp := pages.Page(status, "stage", v)
 	if v.Stage == account.StageCaptcha && v.Captcha != nil { // its script loads whatever it needs
 		resp.Header.Set("Content-Security-Policy", "default-src 'none'; script-src https:; frame-src https:; connect-src https:; "+
 			"img-src https: data:; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
@@ -70,21 +71,21 @@ func (a *API) stagePage(status int, v stageView) *httpx.Response {
 // donePage tells the client, whose window this is, that the stage is complete.
 func donePage() *httpx.Response {
 	nonce := rand.Text()
-	resp := page(http.StatusOK, "done", nonce)
+	resp := pages.Page(http.StatusOK, "done", nonce)
 	resp.Header.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-"+nonce+"'; frame-ancestors 'none'; base-uri 'none'")
 	return resp
 }
 
 // completeByPage takes the form of a stage's page.
 func (a *API) completeByPage(ctx context.Context, r *httpx.Request) (any, error) {
-	form, err := formOf(r)
+	form, err := webpage.Form(r)
 	if err != nil {
 		return nil, err
 	}
 	stage := r.Vars["authType"]
 	s := a.uia.Session(form.Get("session"))
 	if s == nil || !slices.Contains(stagePages, stage) {
-		return failedPage(errUIAEnded())
+		return pages.Failed(errUIAEnded())
 	}
 	v := stageView{Stage: stage, Session: form.Get("session")}
 	if stage == account.StageEmail && form.Get("sid") == "" {

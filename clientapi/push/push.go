@@ -42,6 +42,8 @@ func (a *API) Routes() []httpx.Route {
 		{Method: http.MethodGet, Path: "/_matrix/client/v3/pushers", Handler: a.list, Auth: httpx.AuthUser, Spec: "Push Notifications"},
 		{Method: http.MethodPost, Path: "/_matrix/client/v3/pushers/set", Handler: a.set, Auth: httpx.AuthUser, Spec: "Push Notifications"},
 		{Method: http.MethodGet, Path: "/_matrix/client/v3/notifications", Handler: a.notifications, Auth: httpx.AuthUser, Spec: "Listing Notifications"},
+		{Method: http.MethodGet, Path: pushers.UnsubscribePath, Handler: a.unsubscribePage, Limit: "login", Spec: "Links in e-mails"},
+		{Method: http.MethodPost, Path: pushers.UnsubscribePath, Handler: a.unsubscribe, Limit: "login", Spec: "Links in e-mails"},
 	}
 }
 

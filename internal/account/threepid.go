@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 
+	"knock/internal/mail"
 	"knock/internal/matrixerr"
 	"knock/internal/sqldb"
 )
@@ -61,6 +62,16 @@ func (s *Service) UserByThreepid(ctx context.Context, medium, address string) (u
 		return "", err
 	}
 	return s.userID(local), nil
+}
+
+// OwnsEmail says whether an e-mail address, in any spelling, is a user's.
+func (s *Service) OwnsEmail(ctx context.Context, userID, address string) (bool, error) {
+	canonical, err := mail.Canonical(address)
+	if err != nil {
+		return false, nil
+	}
+	owner, err := s.UserByThreepid(ctx, MediumEmail, canonical)
+	return owner == userID, err
 }
 
 // threepidOwner is the localpart of the account that has an identifier; "" when none has it.

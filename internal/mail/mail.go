@@ -56,6 +56,9 @@ type Message struct {
 	Subject string // one line
 	Text    string
 	HTML    string // "" is a message of text alone
+	// Unsubscribe is the URL of a page where the recipient can end such e-mails; a POST to it does at once (RFC 8058).
+	// "" is for e-mails that somebody asked for.
+	Unsubscribe string
 }
 
 // Sender sends e-mails. It may be used by many at once; each message has a connection of its own.
@@ -200,6 +203,10 @@ func (s *Sender) build(m Message) (*gomail.Msg, error) {
 	msg.SetMessageIDWithValue(rand.Text() + "@" + s.domain)
 	// Automatic answers, such as those of people on holiday, are not wanted (RFC 3834).
 	msg.SetGenHeader("Auto-Submitted", "auto-generated")
+	if m.Unsubscribe != "" {
+		msg.SetGenHeader("List-Unsubscribe", "<"+m.Unsubscribe+">")
+		msg.SetGenHeader("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")
+	}
 	msg.SetBodyString(gomail.TypeTextPlain, m.Text)
 	if m.HTML != "" {
 		msg.AddAlternativeString(gomail.TypeTextHTML, m.HTML)
@@ -237,6 +244,8 @@ func checkContent(m Message) error {
 		return errors.New("the subject of an e-mail is one line of text")
 	case utf8.RuneCountInString(m.Subject) > maxSubject:
 		return fmt.Errorf("the subject of an e-mail has at most %d characters", maxSubject)
+	case !oneLine(m.Unsubscribe):
+		return errors.New("a URL to unsubscribe is one line")
 	case len(m.Text) > maxBody || len(m.HTML) > maxBody:
 		return fmt.Errorf("the text of an e-mail has at most %d bytes", maxBody)
 	}

@@ -1,5 +1,5 @@
 // Package pushers owns pushers and the notifications that go through them: HTTP
-// requests to push gateways (Push Gateway API).
+// requests to push gateways (Push Gateway API), and e-mails.
 //
 // Run looks at each event once it is published. It starts from the local users
 // with pushers who are in the event's room, not from all members, and asks the
@@ -12,4 +12,8 @@
 // which events were looked at, once a second. A start goes on from there, so a
 // crash loses nothing and repeats a second at most, which gateways recognise by
 // the event's id; an orderly stop repeats nothing.
+//
+// The lane of a pusher that sends e-mails lets what comes lie for some minutes.
+// Then it sends what is still unread in one e-mail, and waits longer before the
+// next one, until all was read.
 package pushers

@@ -231,7 +231,7 @@ func retryAfter(text string) time.Duration {
 // wait when that fails.
 func (s *Service) reject(ctx context.Context, l *lane) time.Duration {
 	s.metrics.rejected.Inc()
-	s.o.Log.WithField("user", l.user).Info("A push gateway does not know a device any more; its pusher is removed")
+	s.o.Log.WithField("user", l.user).Info("A gateway does not know a device any more, or an e-mail address is not the user's any more; the pusher is removed")
 	err := s.delete(ctx, "pushers.reject", func(tx *sqldb.Tx) ([]int64, error) {
 		_, err := tx.Exec(deleteNumber, l.nid)
 		return []int64{l.nid}, err

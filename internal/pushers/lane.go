@@ -45,6 +45,8 @@ type lane struct {
 	told    *int64  // badge that the gateway knows
 	working bool
 	closed  bool
+	mailed  int64         // when the last e-mail went, ms
+	gap     time.Duration // how long after it the next one may go; 0 when all was read
 	failing int           // requests in a row
 	stir    chan struct{} // ends a pause: the pusher was changed or deleted
 }
@@ -162,6 +164,9 @@ func (l *lane) step(ctx context.Context) (wait time.Duration, more bool) {
 	p, n, badge := l.next(ctx)
 	if p == nil {
 		return 0, false
+	}
+	if p.Kind == KindEmail {
+		return l.mailStep(ctx, p), true
 	}
 	var err error
 	var d delivery

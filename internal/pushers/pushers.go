@@ -30,6 +30,12 @@ type Options struct {
 
 	Client *http.Client // must refuse addresses that strangers may not make us call, and follow no redirects
 
+	Mail    Mailer // nil: there are no pushers that send e-mails
+	BaseURL string // of links in e-mails
+	// OwnsEmail says whether an address, in any spelling, is a user's; nil without Mail.
+	OwnsEmail func(ctx context.Context, user, address string) (bool, error)
+	MailDelay time.Duration // how long a message lies unread before an e-mail tells of it; 0 is 10 min
+
 	Timeout    time.Duration // of one request; 0 is 15 s
 	GiveUp     time.Duration // a notification that could not be delivered for so long is dropped; 0 is 24 h
 	Retry      time.Duration // first back-off, doubled up to an hour; 0 is 1 s
@@ -70,6 +76,7 @@ func New(o Options) *Service {
 	setDefault(&o.GiveUp, 24*time.Hour)
 	setDefault(&o.Retry, time.Second)
 	setDefault(&o.Save, time.Second)
+	setDefault(&o.MailDelay, 10*time.Minute)
 	if o.PerGateway == 0 {
 		o.PerGateway = 16
 	}

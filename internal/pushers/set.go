@@ -2,6 +2,7 @@ package pushers
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -23,6 +24,9 @@ const (
 
 // KindHTTP is the kind of pushers that send HTTP requests to a gateway.
 const KindHTTP = "http"
+
+// KindEmail is the kind of pushers that send e-mails about what stays unread.
+const KindEmail = "email"
 
 // gatewayPath is what a gateway's URL must end in (POST /pushers/set).
 const gatewayPath = "/_matrix/push/v1/notify"
@@ -67,17 +71,29 @@ func (q *Request) check() (*Pusher, error) {
 			return nil, matrixerr.InvalidParam(fmt.Sprintf("Names, profile_tag and lang may have at most %d bytes", maxText))
 		}
 	}
-	return p, p.checkKind()
+	return p, nil
 }
 
-func (p *Pusher) checkKind() error {
-	if p.Kind != KindHTTP {
+func (s *Service) checkKind(ctx context.Context, p *Pusher) error {
+	switch {
+	case p.Kind == KindEmail && s.o.Mail != nil:
+		return s.checkEmail(ctx, p)
+	case p.Kind != KindHTTP:
 		return matrixerr.InvalidParam("kind must be http, or null to delete the pusher; other kinds are not supported here")
-	}
-	if !validURL(p.url()) {
+	case !validURL(p.url()):
 		return matrixerr.InvalidParam("data.url must be an http or https URL with the path " + gatewayPath)
 	}
 	return nil
+}
+
+// checkEmail takes addresses of the user's account only: nobody else is to be written to.
+func (s *Service) checkEmail(ctx context.Context, p *Pusher) error {
+	owned, err := s.o.OwnsEmail(ctx, p.user, p.PushKey)
+	if err == nil && !owned {
+		err = matrixerr.InvalidParam("pushkey must be an e-mail address of your account; add and confirm it first")
+	}
+	p.secret = rand.Text()
+	return err
 }
 
 func (p *Pusher) text(key string) (s string) {
@@ -94,7 +110,7 @@ func (p *Pusher) idsOnly() bool { return p.text("format") == "event_id_only" }
 
 // noBadge says whether the gateway wants no counts (MSC4076).
 func (p *Pusher) noBadge() bool {
-	return string(p.Data["org.matrix.msc4076.disable_badge_count"]) == "true" || string(p.Data["disable_badge_count"]) == "true"
+	return p.Kind == KindEmail || string(p.Data["org.matrix.msc4076.disable_badge_count"]) == "true" || string(p.Data["disable_badge_count"]) == "true"
 }
 
 // validURL accepts plain http for gateways inside the own network, which the
@@ -125,12 +141,16 @@ func (s *Service) Set(ctx context.Context, user, device string, q *Request) erro
 		return matrixerr.TooLarge(fmt.Sprintf("A pusher may have at most %d bytes of names and data", maxData))
 	}
 	p.user, p.device, p.ts = user, device, s.o.Clock.Millis()
+	if err := s.checkKind(ctx, p); err != nil {
+		return err
+	}
 	return s.write(ctx, p, data, q.Append)
 }
 
 func (s *Service) write(ctx context.Context, p *Pusher, data []byte, others bool) error {
 	nid := s.o.DB.NextID()
 	var gone []int64
+	var kept string // the secret may be older than this request
 	return s.o.DB.Do(context.WithoutCancel(ctx), &sqldb.Op{
 		Name:      "pushers.set",
 		Positions: 1,
@@ -152,9 +172,13 @@ func (s *Service) write(ctx context.Context, p *Pusher, data []byte, others bool
 					return err
 				}
 			}
-			return tx.QueryRow(upsertPusher, nid, p.user, p.AppID, p.PushKey, p.device, p.Kind, data, p.ts, pos).Scan(&p.nid, &p.since)
+			var secret []byte
+			err = tx.QueryRow(upsertPusher, nid, p.user, p.AppID, p.PushKey, p.device, p.Kind, data, p.ts, pos, optional(p.secret)).Scan(&p.nid, &p.since, &secret)
+			kept = string(secret)
+			return err
 		},
 		Committed: func(int64) {
+			p.secret = kept
 			s.forget(gone)
 			s.adopt(p)
 		},

@@ -11,21 +11,23 @@ import (
 
 var (
 	selectAll = sqldb.Register("pushers.all",
-		`SELECT nid, user_id, app_id, pushkey, device_id, kind, data, ts, since FROM pushers`)
+		`SELECT nid, user_id, app_id, pushkey, device_id, kind, data, ts, since, unsubscribe FROM pushers`)
 	upsertPusher = sqldb.Register("pushers.upsert",
-		`INSERT INTO pushers (nid, user_id, app_id, pushkey, device_id, kind, data, ts, since)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		`INSERT INTO pushers (nid, user_id, app_id, pushkey, device_id, kind, data, ts, since, unsubscribe)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 		ON CONFLICT (user_id, app_id, pushkey) DO UPDATE SET device_id = excluded.device_id, kind = excluded.kind,
-			data = excluded.data, ts = excluded.ts
-		RETURNING nid, since`)
+			data = excluded.data, ts = excluded.ts, unsubscribe = COALESCE(pushers.unsubscribe, excluded.unsubscribe)
+		RETURNING nid, since, unsubscribe`)
 	deletePusher = sqldb.Register("pushers.delete",
 		`DELETE FROM pushers WHERE user_id = $1 AND app_id = $2 AND pushkey = $3 RETURNING nid`)
 	deleteOthers = sqldb.Register("pushers.deleteOthers",
 		`DELETE FROM pushers WHERE app_id = $1 AND pushkey = $2 AND user_id <> $3 RETURNING nid`)
 	deleteDevices = sqldb.Register("pushers.deleteDevices",
 		`DELETE FROM pushers WHERE user_id = $1 AND device_id = ANY($2::bytea[]) RETURNING nid`)
-	deleteNumber = sqldb.Register("pushers.deleteNumber", `DELETE FROM pushers WHERE nid = $1`)
-	countPushers = sqldb.Register("pushers.count", `SELECT COUNT(nid) FROM pushers WHERE user_id = $1`)
+	deleteNumber      = sqldb.Register("pushers.deleteNumber", `DELETE FROM pushers WHERE nid = $1`)
+	unsubscribeKey    = sqldb.Register("pushers.unsubscribeKey", `SELECT pushkey FROM pushers WHERE unsubscribe = $1`)
+	deleteUnsubscribe = sqldb.Register("pushers.deleteUnsubscribe", `DELETE FROM pushers WHERE unsubscribe = $1 RETURNING nid`)
+	countPushers      = sqldb.Register("pushers.count", `SELECT COUNT(nid) FROM pushers WHERE user_id = $1`)
 
 	selectQueue  = sqldb.Register("pushers.queue", `SELECT pusher, pos, event, tweaks, ts FROM push_queue ORDER BY pusher, pos`)
 	insertQueued = sqldb.RegisterInsert("pushers.enqueue",
@@ -53,6 +55,7 @@ type Pusher struct {
 	device string
 	ts     int64 // ms
 	since  int64
+	secret string // what the link in e-mails carries; "" for other kinds
 }
 
 // About is what of a pusher is stored as JSON.
@@ -65,14 +68,24 @@ type About struct {
 }
 
 func scanPusher(rows *sqldb.Rows) (*Pusher, error) {
-	p, data := &Pusher{}, []byte(nil)
-	if err := rows.Scan(&p.nid, &p.user, &p.AppID, &p.PushKey, &p.device, &p.Kind, &data, &p.ts, &p.since); err != nil {
+	p := &Pusher{}
+	var data, secret []byte
+	if err := rows.Scan(&p.nid, &p.user, &p.AppID, &p.PushKey, &p.device, &p.Kind, &data, &p.ts, &p.since, &secret); err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(data, &p.About); err != nil {
 		return nil, fmt.Errorf("stored pusher %d: %w", p.nid, err)
 	}
+	p.secret = string(secret)
 	return p, nil
+}
+
+// optional is NULL for "".
+func optional(s string) []byte {
+	if s == "" {
+		return nil
+	}
+	return []byte(s)
 }
 
 func scanNumber(rows *sqldb.Rows) (n int64, err error) {

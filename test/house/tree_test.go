@@ -83,7 +83,7 @@ type ring struct {
 }
 
 var ground = []string{"internal/stream", "internal/sqldb", "internal/matrixerr", "internal/httpx", "internal/obs", "internal/cache",
-	"internal/limits", "internal/clock", "internal/schema", "internal/fold", "internal/mail", "internal/glob"}
+	"internal/limits", "internal/clock", "internal/schema", "internal/fold", "internal/mail", "internal/glob", "internal/webpage"}
 
 var domain = []string{"roomserver", "internal/account", "internal/ephemeral", "internal/pushrules", "internal/e2ee",
 	"internal/relations", "internal/userdir", "internal/reports", "internal/appservice", "internal/pushers", "internal/identity", "internal/search", "internal/threads", "internal/policy"}

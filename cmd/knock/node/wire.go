@@ -104,6 +104,9 @@ func (n *Node) wire(context.Context) error {
 	if p.services, err = n.newServices(); err != nil {
 		return err
 	}
+	if p.mail, err = n.newMail(); err != nil {
+		return err
+	}
 	p.account = n.newAccount()
 	p.push = n.newPush()
 	if p.identity, err = n.newIdentity(); err != nil {
@@ -136,9 +139,6 @@ func (n *Node) wire(context.Context) error {
 	}
 	n.newEphemeral()
 	p.services.UseSources(appservice.Sources{Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee})
-	if p.mail, err = n.newMail(); err != nil {
-		return err
-	}
 	p.limiter = n.newLimiter()
 	p.about = n.newAbout()
 	p.accountAPI = n.newAccountAPI()
@@ -244,9 +244,14 @@ func (n *Node) newPush() *pushrules.Service {
 
 func (n *Node) newPushers() *pushers.Service {
 	p := &n.parts
-	s := pushers.New(pushers.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Rules: p.push, ServerName: n.cfg.ServerName,
+	o := pushers.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Rules: p.push, ServerName: n.cfg.ServerName,
 		Ignored: p.account.IgnoredUsers, Client: client.GuardedClient(n.cfg.Push.AllowNetworks, n.opts.Lookup, nil),
-		Log: n.logs.Component("push"), Registerer: n.metrics})
+		Log: n.logs.Component("push"), Registerer: n.metrics,
+		BaseURL: strings.TrimSuffix(n.cfg.PublicBaseURL, "/"), OwnsEmail: p.account.OwnsEmail, MailDelay: time.Duration(n.cfg.Push.EmailDelay)}
+	if p.mail != nil {
+		o.Mail = p.mail
+	}
+	s := pushers.New(o)
 	n.db.OnPublish(s.Published)
 	p.push.OnChange(s.CountsChanged)
 	return s
