@@ -91,6 +91,19 @@ func ids(events []*store.Stored) []string {
 	return out
 }
 
+// extremities answers what an event of ours would follow now.
+func (a *API) extremities(ctx context.Context, r *httpx.Request) (any, error) {
+	room, origin := r.Vars["roomId"], r.Caller.Origin
+	if err := a.admitted(ctx, room, origin); err != nil {
+		return nil, err
+	}
+	ids, err := a.o.Rooms.ExtremitiesFor(ctx, origin, room)
+	if err != nil {
+		return nil, domainError(err)
+	}
+	return map[string]any{"prev_events": ids}, nil
+}
+
 func (a *API) backfill(ctx context.Context, r *httpx.Request) (any, error) {
 	room, origin, from := r.Vars["roomId"], r.Caller.Origin, r.QueryAll()["v"]
 	if len(from) == 0 || len(from) > maxFrom {

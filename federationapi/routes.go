@@ -29,9 +29,12 @@ func (a *API) Routes() []httpx.Route {
 	bound.Auth, bound.Limit, bound.MaxBody = httpx.AuthNone, "invite", maxBinding
 	version := get("/version", "Server discovery", a.version)
 	version.Auth = httpx.AuthNone
+	extremities := get("", "MSC4370 (forward extremities)", a.extremities)
+	extremities.Path = "/_matrix/federation/unstable/org.matrix.msc4370/extremities/{roomId}"
 	return append(append(a.encryptionRoutes(), a.policyRoutes()...), []httpx.Route{
 		transactions,
 		version,
+		extremities,
 		OpenIDRoute(a.o.Accounts),
 		get("/make_join/{roomId}/{userId}", "Joining Rooms", a.makeJoin),
 		put(v1+"/send_join/{roomId}/{eventId}", "Joining Rooms", a.sendJoinV1),

@@ -30,6 +30,9 @@ type Remote interface {
 	StateIDs(ctx context.Context, server, roomID, eventID string) (state, auth []string, err error)
 	// State fetches the state before an event and its auth chain, one by one.
 	State(ctx context.Context, server, roomID, eventID string, into JoinSink) error
+	// Extremities asks for a server's forward extremities of a room; userID is a
+	// user of ours in it.
+	Extremities(ctx context.Context, server, roomID, userID string) ([]string, error)
 	Backfill(ctx context.Context, server, roomID string, from []string, limit int) ([]json.RawMessage, error)
 	// EventAtTime asks for the first event at or after a time in milliseconds, or
 	// the last at or before it.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/tidwall/gjson"
 )
 
 const (
@@ -244,6 +246,30 @@ func (c *Client) State(ctx context.Context, server, roomID, eventID string, into
 	return c.stream(ctx, server, call{
 		name: "state", path: path("/_matrix/federation/v1/state/", roomID) + "?" + url.Values{"event_id": {eventID}}.Encode(),
 	}, map[string]part{"pdus": {list: into.State}, "auth_chain": {list: into.Auth}})
+}
+
+// Extremities asks for a server's forward extremities of a room (MSC4370). One that does not know the question says the
+// same in the template of a leave of userID, a user of ours in the room.
+func (c *Client) Extremities(ctx context.Context, server, roomID, userID string) ([]string, error) {
+	var out struct {
+		Prev []string `json:"prev_events"`
+	}
+	err := c.get(ctx, server, call{name: "extremities", path: path("/_matrix/federation/unstable/org.matrix.msc4370/extremities/", roomID)}, &out)
+	if err == nil || !unsupported(err) {
+		return out.Prev, err
+	}
+	_, template, err := c.Make(ctx, "leave", server, roomID, userID, nil)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, prev := range gjson.GetBytes(template, "prev_events").Array() {
+		if prev.IsArray() { // room versions 1 and 2: the id and hashes
+			prev = prev.Get("0")
+		}
+		ids = append(ids, prev.Str)
+	}
+	return ids, nil
 }
 
 // Backfill fetches at most limit events, from and what is before them.

@@ -50,6 +50,7 @@ type destination struct {
 	failures int // since the last success or sign of life
 	failedAt time.Time
 	retryAt  time.Time // when timer starts a worker
+	apart    bool      // it may not have been reached, by us or at all
 	missed   int64     // EDUs about what came after this position may not have arrived; 0: all did
 
 	standing       standing
@@ -109,7 +110,7 @@ func (d *destination) fallBehind() {
 func (d *destination) start(hello bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.hello = hello
+	d.hello, d.apart = hello, d.apart || hello
 	d.kick()
 }
 
@@ -158,7 +159,9 @@ func (d *destination) work(ctx context.Context) {
 			d.pause(ctx, err, nil)
 			return
 		}
-		d.settle(out)
+		if d.settle(out) {
+			d.s.o.Back(d.name)
+		}
 	}
 }
 
@@ -207,8 +210,8 @@ func (d *destination) blames(ctx context.Context, err error) bool {
 	return err == nil
 }
 
-// settle notes that a transaction was answered.
-func (d *destination) settle(out *outgoing) {
+// settle notes that a transaction was answered, and tells whether the server is back with it.
+func (d *destination) settle(out *outgoing) (back bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.failures, d.limit = 0, min(2*d.limit, maxPDUs)
@@ -218,6 +221,8 @@ func (d *destination) settle(out *outgoing) {
 		d.retry = nil
 	}
 	d.passed(out)
+	back, d.apart = d.apart, false
+	return back
 }
 
 // passed moves the cursor over what a transaction took; d.mu is held.

@@ -39,6 +39,9 @@ type Options struct {
 	RetireAfter time.Duration
 	// Keep tells the servers that never count as gone and are always tried again soon; nil is none.
 	Keep func(server string) bool
+	// Back hears of servers that took a transaction after they could not be reached, or after we started. It must not
+	// block; nil: nobody.
+	Back func(server string)
 
 	Clock      clock.Clock           // nil is the machine's
 	Log        *logrus.Entry         // nil is the standard logger
@@ -90,6 +93,9 @@ func New(o Options) *Sender {
 	}
 	if o.Keep == nil {
 		o.Keep = func(string) bool { return false }
+	}
+	if o.Back == nil {
+		o.Back = func(string) {}
 	}
 	s := &Sender{
 		o: o, boot: strconv.FormatInt(o.Clock().UnixNano(), 36), slots: make(chan struct{}, o.Parallel), metrics: newMetrics(o.Registerer),

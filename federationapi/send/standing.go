@@ -85,6 +85,19 @@ func (d *destination) alive() {
 	}
 }
 
+// Reachable tells whether a server shares a room with us or did, and did not fail lately.
+func (s *Sender) Reachable(server string) bool {
+	s.mu.Lock()
+	d := s.dests[server]
+	s.mu.Unlock()
+	if d == nil {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.failures == 0 && !d.standing.retired
+}
+
 // revive takes a retired server back; d.mu is held. What came since is in the log.
 func (d *destination) revive() {
 	d.standing.retired, d.standing.failing, d.failures = false, 0, 0
@@ -97,6 +110,7 @@ func (d *destination) revive() {
 func (d *destination) fails(err error) {
 	now := d.s.o.Clock()
 	d.failures++
+	d.apart = true
 	d.failedAt, d.lastError = now, err.Error()
 	if d.standing.failing == 0 {
 		d.standing.failing = now.UnixMilli()

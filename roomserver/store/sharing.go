@@ -93,3 +93,53 @@ func (s *Store) NewUsersFor(tx *sqldb.Tx, room int64, server string, pos int64, 
 	}
 	return sqldb.Collect(tx, newUsersFor, scanText, room, nid, int64(Join), pos, limit)
 }
+
+var (
+	sharedWith = sqldb.Register("sharing.with",
+		`SELECT r.nid, r.room_id FROM room_servers rs JOIN rooms r ON r.nid = rs.room WHERE rs.server = $1 AND rs.to_pos IS NULL AND r.nid > $2
+		AND EXISTS (SELECT 1 FROM membership l WHERE l.room = r.nid AND l.local = 1 AND l.state = $3) ORDER BY r.nid LIMIT $4`)
+	federated = sqldb.Register("sharing.federated",
+		`SELECT r.nid, r.room_id FROM rooms r WHERE r.nid > $1 AND EXISTS (SELECT 1 FROM room_servers rs WHERE rs.room = r.nid AND rs.to_pos IS NULL)
+		AND EXISTS (SELECT 1 FROM membership l WHERE l.room = r.nid AND l.local = 1 AND l.state = $2) ORDER BY r.nid LIMIT $3`)
+	oneLocal = sqldb.Register("sharing.oneLocal",
+		`SELECT n.s FROM membership m JOIN names n ON n.nid = m.user_nid WHERE m.room = $1 AND m.local = 1 AND m.state = $2 LIMIT 1`)
+)
+
+func scanNumbered(rows *sqldb.Rows) (k RoomKey, err error) {
+	var id []byte
+	err = rows.Scan(&k.NID, &id)
+	k.ID = string(id)
+	return k, err
+}
+
+// SharedWith returns up to limit rooms with a number beyond after that both a server and local users are in, and the
+// number of the last.
+func (s *Store) SharedWith(tx *sqldb.Tx, server string, after int64, limit int) (rooms []string, next int64, err error) {
+	nid, err := s.FindName(tx, server)
+	if err != nil || nid == 0 {
+		return nil, 0, err
+	}
+	keys, err := sqldb.Collect(tx, sharedWith, scanNumbered, nid, after, int64(Join), limit)
+	for _, k := range keys {
+		rooms, next = append(rooms, k.ID), k.NID
+	}
+	return rooms, next, err
+}
+
+// Federated returns up to limit rooms with a number beyond after that both local users and other servers are in: their
+// numbers and ids.
+func (s *Store) Federated(tx *sqldb.Tx, after int64, limit int) ([]RoomKey, error) {
+	return sqldb.Collect(tx, federated, scanNumbered, after, int64(Join), limit)
+}
+
+// OneLocal returns some local user who is in a room, or ErrNotFound.
+func (s *Store) OneLocal(tx *sqldb.Tx, room int64) (string, error) {
+	users, err := sqldb.Collect(tx, oneLocal, scanText, room, int64(Join))
+	if err == nil && len(users) == 0 {
+		return "", ErrNotFound
+	}
+	if err != nil {
+		return "", err
+	}
+	return users[0], nil
+}

@@ -24,6 +24,7 @@ import (
 	"knock/clientapi/sync"
 	"knock/config"
 	"knock/federationapi"
+	"knock/federationapi/agree"
 	"knock/federationapi/client"
 	"knock/federationapi/keys"
 	"knock/federationapi/send"
@@ -90,7 +91,8 @@ type parts struct {
 	peopleAPI    *people.API
 	keysAPI      *keysapi.API
 	bridgesAPI   *bridges.API
-	federation   *federationapi.API // nil without federation
+	federation   *federationapi.API // nil without federation, like keeper
+	keeper       *agree.Keeper
 
 	mail *mail.Sender // nil without an SMTP server
 
@@ -156,6 +158,7 @@ func (n *Node) wire(context.Context) error {
 	p.keysAPI = n.newKeysAPI()
 	p.bridgesAPI = bridges.New(bridges.Options{Services: p.services, Rooms: p.rooms})
 	p.federation = n.newFederation()
+	p.keeper = n.newKeeper()
 	return nil
 }
 
@@ -200,7 +203,7 @@ func (n *Node) components() []component {
 		{"presence", n.parts.presence.Run},
 	}
 	if n.parts.sender != nil {
-		list = append(list, component{"sender", n.parts.sender.Run})
+		list = append(list, component{"sender", n.parts.sender.Run}, component{"keeper", n.parts.keeper.Run})
 	}
 	return list
 }
@@ -318,8 +321,18 @@ func (n *Node) newSender() *send.Sender {
 	}
 	return send.New(send.Options{ServerName: n.cfg.ServerName, Store: n.parts.store, Hub: n.hub,
 		Client: guardedSender{n.parts.remote, n.federatesWith}, RetireAfter: time.Duration(n.cfg.Federation.RetireAfter),
-		Keep: func(server string) bool { return matchesAny(n.cfg.Federation.Partners, server) }, Log: n.logs.Component("federation"), Registerer: n.metrics})
+		Keep: func(server string) bool { return matchesAny(n.cfg.Federation.Partners, server) }, Back: n.back, Log: n.logs.Component("federation"), Registerer: n.metrics})
 }
+
+func (n *Node) newKeeper() *agree.Keeper {
+	if n.parts.sender == nil {
+		return nil
+	}
+	return agree.New(agree.Options{Rooms: n.parts.rooms, Reachable: n.parts.sender.Reachable, Log: n.logs.Component("federation"), Registerer: n.metrics})
+}
+
+// back hears of servers that can be reached again.
+func (n *Node) back(server string) { n.parts.keeper.Back(server) }
 
 func (n *Node) newRooms() *roomserver.Server {
 	p := &n.parts
