@@ -61,7 +61,7 @@ func (r *room) template(ctx context.Context, q SendRequest) (json.RawMessage, er
 	if err := auth.Check(e, sel.state); err != nil {
 		return nil, err
 	}
-	return builder.Template()
+	return builder.Template(r.s.ServerName)
 }
 
 // residentHandle returns the handle of a room that this server is in.

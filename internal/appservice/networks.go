@@ -155,7 +155,7 @@ func (s *Services) protocol(ctx context.Context, name string) Protocol {
 		var instances []map[string]json.RawMessage
 		for i, answer := range s.askAll(ctx, services, "/thirdparty/protocol/"+url.PathEscape(name), nil) {
 			var p Protocol
-			if json.Unmarshal(answer, &p) != nil || p == nil {
+			if json.Unmarshal(answer, &p) != nil || !p.whole() {
 				continue
 			}
 			instances = append(instances, named(services[i], p)...)
@@ -180,6 +180,19 @@ func (s *Services) protocol(ctx context.Context, name string) Protocol {
 		return nil
 	}
 	return says.(Protocol)
+}
+
+// whole says whether the service told everything that clients need of a protocol.
+func (p Protocol) whole() bool {
+	var fields []string
+	var types map[string]json.RawMessage
+	var icon string
+	for key, into := range map[string]any{"user_fields": &fields, "location_fields": &fields, "field_types": &types, "icon": &icon} {
+		if raw, ok := p[key]; !ok || json.Unmarshal(raw, into) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (p *protocols) keep(name string, says Protocol) {

@@ -72,7 +72,7 @@ func TestTemplate(t *testing.T) {
 			Content: json.RawMessage(`{"membership":"join"}`), Depth: 9, TS: 12,
 			PrevEvents: []string{ref(v, 1)}, AuthEvents: []string{ref(v, 2)}, Hashes: map[string][32]byte{ref(v, 1): {1}},
 		}
-		raw, err := b.Template()
+		raw, err := b.Template("")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -27,6 +27,8 @@ type Builder struct {
 	// Hashes are the reference hashes of prev and auth events, which versions 1
 	// and 2 quote beside the ids.
 	Hashes map[string][32]byte
+
+	origin string // of templates alone
 }
 
 // Build hashes and signs the event. It is held to the same rules as events from
@@ -76,8 +78,12 @@ func (b *Builder) finish(signed []byte, reference [32]byte) (*Event, error) {
 
 // Template returns the event without hashes and signatures, as /make_join and
 // its like give it to another server. The event id of versions 1 and 2 is left to
-// the one who signs.
-func (b *Builder) Template() (json.RawMessage, error) { return b.encode("") }
+// the one who signs. origin is the server that gives it.
+func (b *Builder) Template(origin string) (json.RawMessage, error) {
+	t := *b
+	t.origin = origin
+	return t.encode("")
+}
 
 // encode writes the event in canonical JSON. In versions 1 and 2 it gets a new
 // event id of the given server.
@@ -92,6 +98,9 @@ func (b *Builder) encode(server string) ([]byte, error) {
 	dst = strconv.AppendInt(append(dst, `,"depth":`...), b.Depth, 10)
 	if !b.Version.HashIDs() && server != "" {
 		dst = AppendString(append(dst, `,"event_id":`...), "$"+rand.Text()+":"+server)
+	}
+	if b.origin != "" {
+		dst = AppendString(append(dst, `,"origin":`...), b.origin)
 	}
 	dst = strconv.AppendInt(append(dst, `,"origin_server_ts":`...), b.TS, 10)
 	dst = b.appendRefs(append(dst, `,"prev_events":`...), b.PrevEvents)

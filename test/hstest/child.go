@@ -42,7 +42,7 @@ func serveChild(text string) error {
 	for name, port := range spec.Ports {
 		names.Set(name, port)
 	}
-	n, err := lab.Start(context.Background(), spec.Settings, names, os.Stderr)
+	n, err := lab.Start(context.Background(), spec.Settings, names, os.Stderr, nil)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"knock/cmd/knock/demo/lab"
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
+	"knock/test/shapes"
 )
 
 // Patience is how long things that must happen may take. Nothing passes or fails by being slower than usual.
@@ -50,14 +52,21 @@ type Site struct {
 	lab     *lab.Lab
 	nodes   map[string]*Node
 	wires   map[pair]*wire
+	book    *shapes.Book
+
+	mu         sync.Mutex
+	deviations map[string]bool // from the specification, in answers
 }
 
 // New makes a network whose nodes use databases of one engine. Everything ends with the test.
 func New(t testing.TB, d sqldb.Dialect) *Site {
 	t.Helper()
-	s := &Site{t: t, dialect: d, dir: t.TempDir(), nodes: map[string]*Node{}, wires: map[pair]*wire{}}
+	s := &Site{t: t, dialect: d, dir: t.TempDir(), nodes: map[string]*Node{}, wires: map[pair]*wire{}, deviations: map[string]bool{}}
 	var err error
 	if s.lab, err = lab.New(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	if s.book, err = shapes.Load(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -66,6 +75,18 @@ func New(t testing.TB, d sqldb.Dialect) *Site {
 		}
 	})
 	return s
+}
+
+// watch compares all answers with the specification. What differs fails the test.
+func (s *Site) watch(h http.Handler) http.Handler {
+	return s.book.Watch(h, func(text string) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.deviations[text] {
+			s.deviations[text] = true
+			s.t.Errorf("not as the specification says: %s", text)
+		}
+	})
 }
 
 // Each runs fn on a network for each engine.

@@ -39,7 +39,7 @@ func (n *Node) Start() error {
 	}
 	ctx, cancel := n.site.Context()
 	defer cancel()
-	here, err := lab.Start(ctx, n.settings, &n.names, log)
+	here, err := lab.Start(ctx, n.settings, &n.names, log, n.site.watch)
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}

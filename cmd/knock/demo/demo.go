@@ -124,7 +124,7 @@ func (d *demo) greet(out io.Writer) {
 
 // start serves, on the same ports as before when it is not the first time.
 func (s *site) start(ctx context.Context, names *lab.Names) (err error) {
-	if s.node, err = lab.Start(ctx, s.settings, names, s.log); err != nil {
+	if s.node, err = lab.Start(ctx, s.settings, names, s.log, nil); err != nil {
 		return err
 	}
 	port, err := s.node.FederationPort()

@@ -34,6 +34,8 @@ type Options struct {
 	Offline bool
 	// Lookup finds the addresses of other servers; nil is the machine's resolver.
 	Lookup client.Lookup
+	// Watch is put around the handlers of clients and of other servers by tests that look at answers; nil: nothing is.
+	Watch func(http.Handler) http.Handler
 }
 
 // Node is everything that runs in one process.

@@ -229,11 +229,18 @@ func (n *Node) federationRoutes() []httpx.Route {
 }
 
 func (n *Node) clientHandler() http.Handler {
-	return httpx.NewRouter(n.clientRoutes(), n.hooks(n.cfg.Listeners.Client.TrustedProxies))
+	return n.watched(httpx.NewRouter(n.clientRoutes(), n.hooks(n.cfg.Listeners.Client.TrustedProxies)))
 }
 
 func (n *Node) federationHandler() http.Handler {
-	return httpx.NewRouter(n.federationRoutes(), n.hooks(nil))
+	return n.watched(httpx.NewRouter(n.federationRoutes(), n.hooks(nil)))
+}
+
+func (n *Node) watched(h http.Handler) http.Handler {
+	if n.opts.Watch == nil {
+		return h
+	}
+	return n.opts.Watch(h)
 }
 
 func (n *Node) newAccount() *account.Service {

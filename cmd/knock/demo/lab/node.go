@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -22,13 +23,13 @@ type Node struct {
 	err    error
 }
 
-// Start opens a node and serves.
-func Start(ctx context.Context, settings []string, lookup client.Lookup, log io.Writer) (*Node, error) {
+// Start opens a node and serves. watch is node.Options.Watch.
+func Start(ctx context.Context, settings []string, lookup client.Lookup, log io.Writer, watch func(http.Handler) http.Handler) (*Node, error) {
 	cfg, err := Configure(settings)
 	if err != nil {
 		return nil, err
 	}
-	inner, err := node.New(ctx, cfg, node.Options{Version: "lab", LogTo: log, Lookup: lookup})
+	inner, err := node.New(ctx, cfg, node.Options{Version: "lab", LogTo: log, Lookup: lookup, Watch: watch})
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", cfg.ServerName, err)
 	}

@@ -1,0 +1,51 @@
+package shapes
+
+import (
+	"bytes"
+	"mime"
+	"net/http"
+)
+
+// maxBody bounds the answers that are compared.
+const maxBody = 16 << 20
+
+// Watch compares the answers that a handler gives, and reports what differs.
+func (b *Book) Watch(next http.Handler, report func(string)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		at := *r.URL
+		method := r.Method
+		heard := &listener{ResponseWriter: w, status: http.StatusOK}
+		next.ServeHTTP(heard, r)
+		kind, _, err := mime.ParseMediaType(w.Header().Get("Content-Type"))
+		if err != nil || kind != "application/json" || heard.body.Len() > maxBody || w.Header().Get("Content-Encoding") != "" {
+			return
+		}
+		for _, text := range b.Check(method, &at, heard.status, heard.body.Bytes()) {
+			report(text)
+		}
+	})
+}
+
+// listener keeps what is written.
+type listener struct {
+	http.ResponseWriter
+	status int
+	body   bytes.Buffer
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (l *listener) Unwrap() http.ResponseWriter { return l.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (l *listener) WriteHeader(status int) {
+	l.status = status
+	l.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (l *listener) Write(p []byte) (int, error) {
+	if l.body.Len() <= maxBody {
+		l.body.Write(p)
+	}
+	return l.ResponseWriter.Write(p)
+}
