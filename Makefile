@@ -20,8 +20,9 @@ demo: build
 test:
 	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
 	  echo "test: the end-to-end tests with matrix-js-sdk are NOT run: node and npm are missing (Debian: apt install nodejs npm)"; fi
-	@echo "test: interop with a real Synapse is NOT tested here: make interop"
-	go run ./test/withpg -- go test ./...
+	@if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+	  echo "test: interop with a real Synapse is NOT tested: python3, 3.10 or newer, with venv is missing (Debian: apt install python3 python3-venv)"; fi
+	KNOCK_TEST_INTEROP=1 go run ./test/withpg -- go test -timeout 20m ./...
 	go test -race -short $(RACED)
 
 RACED := ./internal/stream ./internal/sqldb/... ./internal/cache ./roomserver/... ./federationapi/send ./clientapi/sync ./mediaapi
@@ -29,7 +30,7 @@ RACED := ./internal/stream ./internal/sqldb/... ./internal/cache ./roomserver/..
 e2e:
 	go run ./test/withpg -- go test -count=1 -v ./test/e2e
 
-# A real Synapse, installed into a cache directory, federates with Knock.
+# A real Synapse, installed into a cache directory, federates with Knock. make test does this too.
 interop:
 	KNOCK_TEST_INTEROP=1 go run ./test/withpg -- go test -count=1 -timeout 20m ./test/interop
 

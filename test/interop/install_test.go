@@ -26,7 +26,7 @@ func python(t *testing.T) string {
 		return filepath.Join(venv, "bin", "python")
 	}
 	if os.Getenv("KNOCK_TEST_INTEROP") == "" {
-		t.Skip(skipped + "it installs Synapse and takes minutes; run it with make interop")
+		t.Skip(skipped + "it installs Synapse and takes minutes; make test and make interop do that")
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {

@@ -22,6 +22,7 @@ var journeys = []journey{
 	{"talk", talk, all, true},
 	{"moderation", moderation, all, true},
 	{"invites", invites, all, true},
+	{"blocked", blocked, newest, true},
 	{"knocks", knocks, two, true},
 	{"restricted", restricted, all, true},
 	{"knock_restricted", knockRestricted, newest, false},

@@ -43,6 +43,19 @@ func invites(t *testing.T, p *pair) {
 	agree(direct, host, guest)
 }
 
+// blocked: a user who takes no invites, and then does.
+func blocked(_ *testing.T, p *pair) {
+	host, guest := p.people()
+	room := p.room(host, object{"preset": "private_chat"})
+	guest.setData("m.invite_permission_config", object{"default_action": "block"})
+	host.refused("an invite of who takes none", host.Act(p.ctx, room, "invite", object{"user_id": guest.UserID}), "M_INVITE_BLOCKED")
+	guest.setData("m.invite_permission_config", object{})
+	host.act(room, "invite", guest)
+	guest.seesOwn(room, "invite")
+	guest.join(room)
+	host.seesMember(room, guest, "join")
+}
+
 func rule(name string, allow ...string) object {
 	content := object{"join_rule": name}
 	for _, room := range allow {

@@ -166,6 +166,11 @@ func (p *person) set(room, kind, key string, content any) string {
 	return must(p.SetState(p.ctx, room, kind, key, content))(p)
 }
 
+func (p *person) setData(kind string, content object) {
+	p.t.Helper()
+	p.call(http.MethodPut, lab.V3("user", p.UserID, "account_data", kind), content, nil)
+}
+
 // refused wants an error of one of the codes.
 func (p *person) refused(what string, err error, codes ...string) {
 	p.t.Helper()

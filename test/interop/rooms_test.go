@@ -78,6 +78,7 @@ func moderation(t *testing.T, p *pair) {
 	guest.seesOwn(room, "leave")
 	guest.join(room, p.home)
 	host.seesMember(room, guest, "join")
+	guest.seesOwn(room, "join") // Synapse tells clients of a room when it has all of its state
 	host.act(room, "ban", guest)
 	guest.seesOwn(room, "leave")
 	guest.refused("joins a room that banned them", guest.tryJoin(room, p.home), "M_FORBIDDEN")
@@ -85,6 +86,7 @@ func moderation(t *testing.T, p *pair) {
 	host.seesMember(room, guest, "leave")
 	guest.join(room, p.home)
 	host.seesMember(room, guest, "join")
+	guest.seesOwn(room, "join") // Synapse tells clients of a room when it has all of its state
 	other := p.person(p.home, "other")
 	other.join(room)
 	other.seesOwn(room, "join")
