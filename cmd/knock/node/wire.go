@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"knock/clientapi/people"
 	pushapi "knock/clientapi/push"
 	relationsapi "knock/clientapi/relations"
+	"knock/clientapi/rendezvous"
 	roomsapi "knock/clientapi/rooms"
 	"knock/clientapi/slidingsync"
 	"knock/clientapi/spaces"
@@ -91,6 +93,7 @@ type parts struct {
 	peopleAPI    *people.API
 	keysAPI      *keysapi.API
 	bridgesAPI   *bridges.API
+	rendezvous   *rendezvous.API
 	federation   *federationapi.API // nil without federation, like keeper
 	keeper       *agree.Keeper
 
@@ -142,6 +145,7 @@ func (n *Node) wire(context.Context) error {
 	n.newEphemeral()
 	p.services.UseSources(appservice.Sources{Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee})
 	p.limiter = n.newLimiter()
+	p.rendezvous = rendezvous.New(rendezvous.Options{BaseURL: strings.TrimSuffix(n.cfg.PublicBaseURL, "/")})
 	p.about = n.newAbout()
 	p.accountAPI = n.newAccountAPI()
 	p.pushAPI = pushapi.New(p.push, p.pushers)
@@ -214,6 +218,7 @@ func (n *Node) clientRoutes() []httpx.Route {
 	rows := clientapi.Assemble(p.sync, p.sliding, p.roomsAPI, p.ephemeralAPI, p.directoryAPI, p.relationsAPI, p.spacesAPI, p.peopleAPI, p.about, p.accountAPI, p.pushAPI, p.keysAPI)
 	rows = append(rows, p.media.ClientRoutes()...)
 	rows = append(rows, p.bridgesAPI.Routes()...)
+	rows = append(rows, p.rendezvous.Routes()...)
 	return append(rows, n.federationRoutes()...)
 }
 
@@ -507,7 +512,7 @@ func (n *Node) newAbout() *clientapi.API {
 	s := n.cfg.Support
 	return clientapi.New(clientapi.Options{PublicBaseURL: n.cfg.PublicBaseURL, DelegatedTo: n.cfg.Federation.PublicAddress,
 		SupportEmail: s.Email, SupportUser: s.MatrixID, SupportPage: s.Page,
-		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: features,
+		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: slices.Concat(features, n.parts.rendezvous.Features()),
 		Emails: n.parts.mail != nil, PolicyKey: n.policyPublic()})
 }
 
