@@ -40,6 +40,7 @@ import (
 	"knock/roomserver"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
+	"knock/test/shapes"
 )
 
 // world is a network of servers: names that resolve, certificates that are trusted.
@@ -95,7 +96,7 @@ type node struct {
 
 	down  atomic.Bool  // connections break
 	asked atomic.Int64 // requests answered
-	door  atomic.Pointer[httpx.Router]
+	door  atomic.Pointer[http.Handler]
 
 	policy atomic.Pointer[http.HandlerFunc] // answers /_matrix/policy
 
@@ -136,7 +137,7 @@ func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		(*policy)(w, r)
 		return
 	}
-	n.door.Load().ServeHTTP(w, r)
+	(*n.door.Load()).ServeHTTP(w, r)
 	n.asked.Add(1)
 }
 
@@ -174,7 +175,8 @@ func (n *node) start() {
 	api := federationapi.New(federationapi.Options{ServerName: n.name, Version: "test", Rooms: n.rooms, Verifier: n.keys, Accounts: n.accounts, Typing: n.typing, Log: log,
 		Alive: func(server string) { n.client.Alive(server); n.sender.Wake(server) }})
 	must(t, n.rooms.Start(ctx))
-	n.door.Store(httpx.NewRouter(append(api.Routes(), n.keys.Routes()...), httpx.Hooks{AuthenticateServer: api.AuthenticateServer, Log: log}))
+	door := shapes.Watched(t, httpx.NewRouter(append(api.Routes(), n.keys.Routes()...), httpx.Hooks{AuthenticateServer: api.AuthenticateServer, Log: log}))
+	n.door.Store(&door)
 
 	var run sync.WaitGroup
 	for _, fn := range []func(context.Context) error{n.rooms.Run, n.sender.Run} {
@@ -331,6 +333,6 @@ func (n *node) callAs(signer event.Signer, to *node, method, path, content strin
 	req := httptest.NewRequest(method, path, strings.NewReader(content))
 	req.Header.Set("Authorization", fmt.Sprintf(`X-Matrix origin="%s",destination="%s",key="%s",sig="%s"`, n.name, to.name, signer.KeyID, sig))
 	rec := httptest.NewRecorder()
-	to.door.Load().ServeHTTP(rec, req)
+	(*to.door.Load()).ServeHTTP(rec, req)
 	return rec.Code, rec.Body.String()
 }

@@ -21,6 +21,7 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/mediaapi/files"
+	"knock/test/shapes"
 )
 
 // node is a media store behind a real HTTP server. Tokens are user ids, with "guest" for a guest; a request of
@@ -83,7 +84,7 @@ func newNode(t testing.TB, db *sqldb.DB, change func(*Options)) *node {
 			return "", matrixerr.Unauthorized("Sign the request")
 		},
 	})
-	server := httptest.NewServer(router)
+	server := httptest.NewServer(shapes.Watched(t, router))
 	t.Cleanup(server.Close)
 	n.url = server.URL
 	return n

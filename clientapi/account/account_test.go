@@ -21,12 +21,13 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/internal/stream"
+	"knock/test/shapes"
 )
 
 // node is this part of the door with a router in front.
 type node struct {
 	t        *testing.T
-	router   *httpx.Router
+	router   http.Handler
 	accounts *account.Service
 	api      *API
 	db       *sqldb.DB
@@ -41,7 +42,7 @@ func each(t *testing.T, o Options, fn func(t *testing.T, n *node)) {
 		o.Accounts = account.New(account.Options{DB: db, Hub: hub, ServerName: "hs",
 			AccessTokenLifetime: time.Hour})
 		api := New(o)
-		fn(t, &node{t, httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: o.Accounts.Caller}), o.Accounts, api, db, hub})
+		fn(t, &node{t, shapes.Watched(t, httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: o.Accounts.Caller})), o.Accounts, api, db, hub})
 	})
 }
 

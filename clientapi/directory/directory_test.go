@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"knock/roomserver"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
+	"knock/test/shapes"
 )
 
 // node is a room server with this door in front. A token is a user's name;
@@ -25,7 +27,7 @@ import (
 type node struct {
 	t      *testing.T
 	s      *roomserver.Server
-	router *httpx.Router
+	router http.Handler
 	asked  RemoteQuery
 }
 
@@ -41,9 +43,9 @@ func each(t *testing.T, fn func(t *testing.T, n *node)) {
 		}
 		n := &node{t: t, s: s}
 		api := New(Options{ServerName: "hs", Rooms: s, DB: db, Hub: hub, Remote: n})
-		n.router = httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: func(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
+		n.router = shapes.Watched(t, httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: func(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
 			return httpx.Caller{UserID: "@" + token + ":hs", Admin: token == "root"}, nil
-		}})
+		}}))
 		fn(t, n)
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/internal/stream"
+	"knock/test/shapes"
 )
 
 // room has the event $e in its main timeline.
@@ -49,10 +50,10 @@ func TestRoutes(t *testing.T) {
 			Receipts: ephemeral.NewReceipts(ephemeral.ReceiptOptions{DB: db, Hub: hub, Events: room{}, AccountData: data,
 				Log: logrus.NewEntry(logrus.New())}),
 			Presence: ephemeral.NewPresence(ephemeral.PresenceOptions{Enabled: true, Hub: hub})})
-		router := httpx.NewRouter(a.Routes(), httpx.Hooks{
+		router := shapes.Watched(t, httpx.NewRouter(a.Routes(), httpx.Hooks{
 			Authenticate: func(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
 				return httpx.Caller{UserID: token}, nil
-			}})
+			}}))
 		for _, c := range []struct{ user, method, path, body, want string }{
 			{"@a:x", "PUT", "rooms/!r:x/typing/@a:x", `{"typing":true,"timeout":30000}`, `200 {}`},
 			{"@a:x", "PUT", "rooms/!r:x/typing/@a:x", `{"typing":false}`, `200 {}`},

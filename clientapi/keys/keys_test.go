@@ -2,6 +2,7 @@ package keys_test
 
 import (
 	"context"
+	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"knock/internal/sqldb/sqldbtest"
 	"knock/internal/stream"
 	"knock/roomserver/event"
+	"knock/test/shapes"
 )
 
 // nowhere is a server without rooms.
@@ -47,7 +49,7 @@ func masterKey(public string) string {
 
 type node struct {
 	t      *testing.T
-	router *httpx.Router
+	router http.Handler
 	token  string
 }
 
@@ -65,7 +67,7 @@ func newNode(t *testing.T, db *sqldb.DB) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &node{t, httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: accounts.Caller}), login.AccessToken}
+	return &node{t, shapes.Watched(t, httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: accounts.Caller})), login.AccessToken}
 }
 
 func (n *node) call(method, path, body string) (int, string) {
@@ -78,7 +80,7 @@ func (n *node) call(method, path, body string) (int, string) {
 }
 
 func TestRoutes(t *testing.T) {
-	const device = `{"user_id":"@a:hs","device_id":"D","algorithms":[],"keys":{"ed25519:D":"k"},"signatures":{}}`
+	const device = `{"user_id":"@a:hs","device_id":"D","algorithms":[],"keys":{"ed25519:D":"k"},"signatures":{"@a:hs":{"ed25519:D":"s"}}}`
 	const backedUp = `{"first_message_index":1,"forwarded_count":0,"is_verified":false,"session_data":{"x":"y"}}`
 	const dehydrated = "unstable/org.matrix.msc3814.v1/dehydrated_device"
 	cases := []struct{ method, path, body, want string }{

@@ -22,6 +22,7 @@ import (
 	"knock/roomserver"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
+	"knock/test/shapes"
 )
 
 type node struct {
@@ -47,10 +48,10 @@ func newNode(t *testing.T, db *sqldb.DB) *node {
 		Directory: userdir.New(userdir.Options{Rooms: n.rooms, Profile: func(_ context.Context, user string) (string, string, error) {
 			return strings.ToUpper(event.LocalpartOf(user)), "mxc://hs/" + event.LocalpartOf(user), nil
 		}})})
-	router := httpx.NewRouter(api.Routes(), httpx.Hooks{
+	router := shapes.Watched(t, httpx.NewRouter(api.Routes(), httpx.Hooks{
 		Authenticate: func(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
 			return httpx.Caller{UserID: "@" + token + ":hs", Admin: token == "admin"}, nil
-		}})
+		}}))
 	n.call = func(user, method, path, body string) (int, gjson.Result) {
 		req := httptest.NewRequest(method, path, strings.NewReader(body))
 		req.Header.Set("Authorization", "Bearer "+user)

@@ -14,16 +14,17 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/internal/stream"
+	"knock/test/shapes"
 )
 
 func TestRoutes(t *testing.T) {
 	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
 		hub := stream.New(0)
 		rules := pushrules.New(pushrules.Options{DB: db, Hub: hub, Log: logrus.NewEntry(logrus.New())})
-		router := httpx.NewRouter(New(rules, nil).Routes(), httpx.Hooks{
+		router := shapes.Watched(t, httpx.NewRouter(New(rules, nil).Routes(), httpx.Hooks{
 			Authenticate: func(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
 				return httpx.Caller{UserID: token}, nil
-			}})
+			}}))
 		const base = "/_matrix/client/v3/pushrules/"
 		for _, c := range []struct{ method, path, body, want string }{
 			{"GET", "", ``, `200 {"global":{"override":[{"rule_id":".m.rule.master","default":true,"enabled":false,"conditions":[],"actions":[]}`},

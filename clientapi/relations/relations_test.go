@@ -22,6 +22,7 @@ import (
 	"knock/roomserver"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
+	"knock/test/shapes"
 )
 
 type node struct {
@@ -45,10 +46,10 @@ func newNode(t *testing.T, db *sqldb.DB) *node {
 			pos, err := strconv.ParseInt(strings.TrimPrefix(token, "s"), 10, 64)
 			return pos, err == nil && strings.HasPrefix(token, "s")
 		}})
-	router := httpx.NewRouter(api.Routes(), httpx.Hooks{
+	router := shapes.Watched(t, httpx.NewRouter(api.Routes(), httpx.Hooks{
 		Authenticate: func(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
 			return httpx.Caller{UserID: "@" + token + ":hs", DeviceID: "D"}, nil
-		}})
+		}}))
 	n.serve = func(user, path string) (int, gjson.Result) { return n.call(user, "GET", "v1/rooms/"+path, "") }
 	n.call = func(user, method, path, body string) (int, gjson.Result) {
 		req := httptest.NewRequest(method, "/_matrix/client/"+path, strings.NewReader(body))

@@ -13,6 +13,7 @@ import (
 	"knock/roomserver"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
+	"knock/test/shapes"
 )
 
 // page gets one page and returns the ids of its events and the next token.
@@ -249,7 +250,7 @@ func TestBundle(t *testing.T) {
 			}, nil
 		}
 		api := New(Options{ServerName: "hs", Rooms: n.s, DB: n.s.Store.DB, Hub: n.hub, Bundle: bundle})
-		n.router = httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: authenticate})
+		n.router = shapes.Watched(t, httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: authenticate}))
 		e := n.ok("alice", "GET", in(room, "event/"+url.PathEscape(id)), "")
 		_, _, page := n.page("alice", room, "dir=b&limit=2")
 		for what, e := range map[string]any{"of:1": e, "of:2": page["chunk"].([]any)[0]} {

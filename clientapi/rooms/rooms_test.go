@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"knock/roomserver"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
+	"knock/test/shapes"
 )
 
 // node is a room server with this door in front. Tokens are "user" or
@@ -29,7 +31,7 @@ type node struct {
 	s      *roomserver.Server
 	hub    *stream.Hub
 	o      Options
-	router *httpx.Router
+	router http.Handler
 	txn    atomic.Int64
 
 	replaced []string // rooms of which settings were taken along
@@ -59,7 +61,7 @@ func newNode(t testing.TB, db *sqldb.DB) *node {
 			n.replaced = append(n.replaced, user+" "+old+" "+room)
 			return nil
 		}}
-	n.router = httpx.NewRouter(New(n.o).Routes(), httpx.Hooks{Authenticate: authenticate})
+	n.router = shapes.Watched(t, httpx.NewRouter(New(n.o).Routes(), httpx.Hooks{Authenticate: authenticate}))
 	return n
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"knock/internal/httpx"
+	"knock/test/shapes"
 )
 
 // find searches and returns the answer's room_events and the ids of the results.
@@ -122,7 +123,7 @@ func TestSearchRefuses(t *testing.T) {
 		n.ok("alice", "POST", path, `{"search_categories":{}}`)
 		o := n.o
 		o.Search = nil
-		n.router = httpx.NewRouter(New(o).Routes(), httpx.Hooks{Authenticate: authenticate})
+		n.router = shapes.Watched(t, httpx.NewRouter(New(o).Routes(), httpx.Hooks{Authenticate: authenticate}))
 		n.expect(403, "M_FORBIDDEN", "alice", "POST", path, good)
 	})
 }

@@ -28,6 +28,7 @@ import (
 	"knock/roomserver/auth"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
+	"knock/test/shapes"
 )
 
 const server = "hs"
@@ -46,7 +47,7 @@ type rig struct {
 	sync     *Sync
 	keys     Keys
 	small    bool // answers tell little at once
-	router   *httpx.Router
+	router   http.Handler
 	closing  context.CancelFunc
 }
 
@@ -93,11 +94,11 @@ func (g *rig) restart() {
 	closing, cancel := context.WithCancel(context.Background())
 	g.closing = cancel
 	g.t.Cleanup(cancel)
-	g.router = httpx.NewRouter(append(v3.Routes(), g.sync.Routes()...), httpx.Hooks{Closing: closing,
+	g.router = shapes.Watched(g.t, httpx.NewRouter(append(v3.Routes(), g.sync.Routes()...), httpx.Hooks{Closing: closing,
 		Authenticate: func(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
 			user, device, _ := strings.Cut(token, "/")
 			return httpx.Caller{UserID: user, DeviceID: device}, nil
-		}})
+		}}))
 }
 
 // counters and places do what cmd/knock does between parts.

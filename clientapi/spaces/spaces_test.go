@@ -22,6 +22,7 @@ import (
 	"knock/roomserver"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
+	"knock/test/shapes"
 )
 
 // remotes are the answers of other servers, by server and room; asked counts the questions.
@@ -59,10 +60,10 @@ func newNode(t *testing.T, db *sqldb.DB) *node {
 	n.rooms = roomserver.New(roomserver.Options{ServerName: "hs", Store: store.New(store.Options{DB: db}), Hub: hub,
 		Signer: event.Signer{Server: "hs", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed([]byte(strings.Repeat("a", 32)))}})
 	n.api = New(Options{Rooms: n.rooms, Remote: n.remote, Clock: n.clock.Now})
-	router := httpx.NewRouter(n.api.Routes(), httpx.Hooks{
+	router := shapes.Watched(t, httpx.NewRouter(n.api.Routes(), httpx.Hooks{
 		Authenticate: func(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
 			return httpx.Caller{UserID: "@" + token + ":hs"}, nil
-		}})
+		}}))
 	n.get = func(user, room, query string) (int, gjson.Result) {
 		req := httptest.NewRequest("GET", "/_matrix/client/v1/rooms/"+url.PathEscape(room)+"/hierarchy"+query, nil)
 		req.Header.Set("Authorization", "Bearer "+user)
@@ -349,8 +350,8 @@ func TestFederationRoutes(t *testing.T) {
 	each(t, func(t *testing.T, n *node) {
 		root := n.space("root")
 		n.child(root, n.public("a"), ``)
-		router := httpx.NewRouter(n.api.FederationRoutes(), httpx.Hooks{
-			AuthenticateServer: func(context.Context, *httpx.Request) (string, error) { return "far", nil }})
+		router := shapes.Watched(t, httpx.NewRouter(n.api.FederationRoutes(), httpx.Hooks{
+			AuthenticateServer: func(context.Context, *httpx.Request) (string, error) { return "far", nil }}))
 		for query, children := range map[string]int64{"": 1, "?suggested_only=true": 0} {
 			w := httptest.NewRecorder()
 			router.ServeHTTP(w, httptest.NewRequest("GET", "/_matrix/federation/v1/hierarchy/"+url.PathEscape(root)+query, nil))

@@ -26,6 +26,7 @@ import (
 	"knock/roomserver/auth"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
+	"knock/test/shapes"
 )
 
 const server = "hs"
@@ -42,7 +43,7 @@ type rig struct {
 	receipts *ephemeral.Receipts
 	presence *ephemeral.Presence
 	sync     *Sync
-	router   *httpx.Router
+	router   http.Handler
 	closing  context.CancelFunc
 }
 
@@ -84,11 +85,11 @@ func (g *rig) restart() {
 	closing, cancel := context.WithCancel(context.Background())
 	g.closing = cancel
 	g.t.Cleanup(cancel)
-	g.router = httpx.NewRouter(g.sync.Routes(), httpx.Hooks{Closing: closing,
+	g.router = shapes.Watched(g.t, httpx.NewRouter(g.sync.Routes(), httpx.Hooks{Closing: closing,
 		Authenticate: func(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
 			user, device, _ := strings.Cut(token, "/")
 			return httpx.Caller{UserID: user, DeviceID: device}, nil
-		}})
+		}}))
 }
 
 // counters and places do what cmd/knock does between parts.

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -76,8 +77,8 @@ var stages = any(map[string]any{"flows!": []any{map[string]any{"stages!": []any{
 
 // tolerated differs from the letter of the specification, and why it stays.
 var tolerated = map[string]string{
-	"PUT /_matrix/federation/v1/invite/{roomId}/{eventId} answers 200: .event lacks origin": noOrigin,
-	"PUT /_matrix/federation/v2/invite/{roomId}/{eventId} answers 200: .event lacks origin": noOrigin,
+	"PUT /_matrix/federation/v1/invite/{roomId}/{eventId} answers 200: [].event lacks origin": noOrigin,
+	"PUT /_matrix/federation/v2/invite/{roomId}/{eventId} answers 200: .event lacks origin":   noOrigin,
 }
 
 const noOrigin = "the answer is the invite as its sender built it, and events of today have no origin"
@@ -85,6 +86,10 @@ const noOrigin = "the answer is the invite as its sender built it, and events of
 // Check compares the JSON body of an answer with what the specification says, and returns what differs, a line each;
 // the first of each kind. What the specification does not know is not compared. Paths of old clients (r0) are those of v3.
 func (b *Book) Check(method string, at *url.URL, status int, body []byte) []string {
+	clean := path.Clean(at.Path)
+	if clean != at.Path && clean+"/" != at.Path || strings.Contains(at.RawQuery, "event_fields") || strings.Contains(at.RawQuery, "event_format") {
+		return nil // a path that the matching here does not know, or events that are to look otherwise
+	}
 	there := *at
 	there.Path = strings.Replace(at.Path, "/_matrix/client/r0/", "/_matrix/client/v3/", 1)
 	there.RawPath = strings.Replace(at.RawPath, "/_matrix/client/r0/", "/_matrix/client/v3/", 1)
@@ -159,7 +164,8 @@ func (c *comparison) any(shapes []any, value any, place string) {
 		if try.compare(shape, value, place); len(try.found) == 0 {
 			return
 		}
-		if i == 0 {
+		_, isShape := shape.(map[string]any)
+		if _, isObject := value.(map[string]any); i == 0 || isShape && isObject { // what differs within says more
 			first = try
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"mime"
 	"net/http"
+	"sync"
+	"testing"
 )
 
 // maxBody bounds the answers that are compared.
@@ -48,4 +50,23 @@ func (l *listener) Write(p []byte) (int, error) {
 		l.body.Write(p)
 	}
 	return l.ResponseWriter.Write(p)
+}
+
+// Watched is Watch for a test, which fails when an answer is not as the specification says.
+func Watched(t testing.TB, next http.Handler) http.Handler {
+	t.Helper()
+	b, err := Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	return b.Watch(next, func(text string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !seen[text] {
+			seen[text] = true
+			t.Errorf("not as the specification says: %s", text)
+		}
+	})
 }
