@@ -354,18 +354,24 @@ func (x *Index) entries(ctx context.Context, nids []int64) (entries []entry, rem
 			return err
 		}
 		targets := map[int64]*store.Stored{}
+		var edited []*store.Stored // of which there may be edits
 		for _, e := range found {
 			if e.Event.Type() == typeRedaction {
 				removed++
 			}
-			if e, err = x.target(tx, e); err != nil {
+			target, err := x.target(tx, e)
+			if err != nil {
 				return err
 			}
-			if e != nil {
-				targets[e.NID] = e
+			if target == nil {
+				continue
+			}
+			targets[target.NID] = target
+			if target.NID != e.NID || mayComeAfterEdits(e) {
+				edited = append(edited, target)
 			}
 		}
-		entries, err = x.texts(tx, targets)
+		entries, err = x.texts(tx, targets, edited)
 		return err
 	})
 	return entries, removed, err
@@ -390,27 +396,32 @@ func (x *Index) target(tx *sqldb.Tx, e *store.Stored) (*store.Stored, error) {
 	return original, nil
 }
 
+// mayComeAfterEdits reports whether edits of an event may have been looked at before it was here. Those that come later
+// bring it up again.
+func mayComeAfterEdits(e *store.Stored) bool { return e.Flags&store.Outgoing == 0 }
+
 // searched reports whether an event can be found.
 func searched(e *store.Stored) bool {
 	return kindOf(e.Event) != 0 && e.RedactedBy == 0 && e.HasOrd && e.Flags&(store.Outlier|store.Rejected|store.SoftFailed) == 0
 }
 
-func (x *Index) texts(tx *sqldb.Tx, targets map[int64]*store.Stored) ([]entry, error) {
-	list := make([]*store.Stored, 0, len(targets))
-	for _, e := range targets {
-		list = append(list, e)
+// texts returns the targets with their texts; edited are those of them of which there may be edits.
+func (x *Index) texts(tx *sqldb.Tx, targets map[int64]*store.Stored, edited []*store.Stored) ([]entry, error) {
+	edits, err := x.edits(tx, edited)
+	if err != nil {
+		return nil, err
 	}
-	edits, err := x.edits(tx, list)
+	encryption, err := x.store.FindTuple(tx, store.Tuple{Type: typeEncryption})
 	if err != nil {
 		return nil, err
 	}
 	var entries []entry
-	for _, e := range list {
+	for _, e := range targets {
 		c := parse(textOf(e.Event, edits[e.NID]))
 		if c.size == 0 && edits[e.NID] == nil {
 			continue
 		}
-		encrypted, err := x.encrypted(tx, e)
+		encrypted, err := x.encrypted(tx, e, encryption)
 		if err != nil {
 			return nil, err
 		}
@@ -436,16 +447,16 @@ func (x *Index) edits(tx *sqldb.Tx, list []*store.Stored) (map[int64]*event.Even
 	return out, nil
 }
 
-// encrypted reports whether an event was sent when its room was encrypted; then it is not searched.
-func (x *Index) encrypted(tx *sqldb.Tx, e *store.Stored) (bool, error) {
-	tuple, err := x.store.FindTuple(tx, store.Tuple{Type: typeEncryption})
-	if err != nil || tuple == 0 {
-		return false, err
+// encrypted reports whether an event was sent when its room was encrypted; then it is not searched. encryption is the
+// number of the state that says so, 0 if no room has it.
+func (x *Index) encrypted(tx *sqldb.Tx, e *store.Stored, encryption int64) (bool, error) {
+	if encryption == 0 {
+		return false, nil
 	}
 	before, err := x.store.Set(tx, e.State)
 	if err != nil {
 		return false, err
 	}
-	_, yes := before.Set.Get(tuple)
+	_, yes := before.Set.Get(encryption)
 	return yes, nil
 }
