@@ -1,10 +1,13 @@
 package interop
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"sync"
 	"testing"
+
+	"knock/test/ports"
 )
 
 // gate is where a server answers other servers: server names here are addresses with a port, so nothing has to be
@@ -39,12 +42,11 @@ func newGate(t *testing.T) *gate {
 // freeAddress is on loopback, and nobody listens there.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := ports.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
 func (g *gate) accept() {

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"knock/test/ports"
 )
 
 var errNoPostgres = errors.New("PostgreSQL is not installed")
@@ -67,7 +69,7 @@ func startCluster() (c *cluster, err error) {
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return c, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
-	if c.port, err = freePort(); err != nil {
+	if c.port, err = ports.Free(); err != nil {
 		return c, err
 	}
 	return c, c.serve(bin, data)
@@ -100,15 +102,6 @@ func (c *cluster) as(name string, args ...string) *exec.Cmd {
 	cmd.Dir = c.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.cred, Setpgid: true}
 	return cmd
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 func (c *cluster) serve(bin, data string) error {
