@@ -16,8 +16,7 @@ import (
 type batch struct {
 	r       *room
 	baseRev int64
-	sender  string // the server whose event is being admitted, "" for events that are built here
-	create  bool   // the room's row is new
+	create  bool // the room's row is new
 	drafts  []*draft
 	sets    []*store.Ref
 	final   store.RoomRow

@@ -17,8 +17,7 @@ import (
 // Receive takes the PDUs of a transaction (server-server API, "Transactions")
 // and returns the error of each event by its id, "" where it was taken. A bad
 // PDU never fails the rest. When Receive returns without an error every event
-// that was not refused is in its room or in the durable inbound queue. It takes its
-// time when much of the origin waits there.
+// that was not refused is in its room or in the durable inbound queue.
 func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMessage) (map[string]string, error) {
 	results := make(map[string]string, len(pdus))
 	rooms := map[int64]*arrival{}
@@ -32,11 +31,6 @@ func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMess
 			return nil, err
 		}
 	}
-	for _, a := range rooms {
-		if a.parked > 0 {
-			s.slow(ctx, a.key, origin)
-		}
-	}
 	return results, nil
 }
 
@@ -45,7 +39,6 @@ type arrival struct {
 	key    store.RoomKey
 	origin string
 	events []*event.Event
-	parked int // events that wait in the inbound queue now
 }
 
 // sortPDU parses one PDU and puts it to its room. Its error is the database's.
@@ -113,12 +106,7 @@ func (s *Server) take(ctx context.Context, a *arrival, results map[string]string
 	if len(rest) == 0 {
 		return nil
 	}
-	refused, err := s.park(ctx, a.key, a.origin, rest)
-	for _, e := range refused {
-		results[e.EventID()] = errInboundFull.Error()
-	}
-	a.parked = len(rest) - len(refused)
-	return err
+	return s.park(ctx, a.key, a.origin, rest)
 }
 
 func (r *room) isResident() bool {
@@ -166,11 +154,6 @@ func (s *Server) takeOnce(ctx context.Context, a *arrival, results map[string]st
 	var rest []*event.Event
 	var drafts []*draft
 	for i, e := range a.events {
-		if s.thinking.over(serverOf(e.Sender()), s.Clock()) {
-			s.bounds.heldBack.Inc()
-			rest = a.events[i:]
-			break
-		}
 		d, err := b.admit(ctx, e, admission{})
 		if errors.Is(err, errMissingPrev) || errors.Is(err, errMissingAuth) || errors.Is(err, errUnasked) {
 			rest = a.events[i:]

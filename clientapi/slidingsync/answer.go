@@ -70,7 +70,11 @@ func (s *Sync) look(ctx context.Context, q *request, at token) (*answer, error) 
 	if err := a.extend(ctx); err != nil {
 		return nil, err
 	}
+	shown := a.firstShown()
 	if err := a.tell(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.tellProfiles(ctx, shown); err != nil {
 		return nil, err
 	}
 	a.settle()

@@ -31,6 +31,10 @@ type (
 			Enabled bool   `json:"enabled"`
 			Limit   *int64 `json:"limit"`
 		} `json:"io.element.msc4308.thread_subscriptions"`
+		Profiles struct {
+			wireExtension
+			Fields *[]string `json:"fields"`
+		} `json:"org.matrix.msc4262.profiles"`
 	}
 	wireFilter struct {
 		DM        *bool      `json:"is_dm"`
@@ -153,6 +157,10 @@ func (p *parser) extensions(w *wireExtensions) (x extensions) {
 		return extension{enabled: e.Enabled, lists: bounded(p, e.Lists, "lists"), rooms: bounded(p, e.Rooms, "rooms")}
 	}
 	x.accountData, x.receipts, x.typing = read(&w.AccountData), read(&w.Receipts), read(&w.Typing)
+	x.profiles.extension = read(&w.Profiles.wireExtension)
+	if f := bounded(p, w.Profiles.Fields, "fields"); f != nil {
+		x.profiles.fields = append([]string{}, *f...)
+	}
 	x.e2ee, x.toDevice.enabled = w.E2EE.Enabled, w.ToDevice.Enabled
 	x.toDevice.limit, x.toDevice.since = defaultDeviceMessages, w.ToDevice.Since
 	if n := w.ToDevice.Limit; n != nil {

@@ -98,7 +98,11 @@ type extension struct {
 type extensions struct {
 	accountData, receipts, typing extension
 	e2ee                          bool
-	toDevice                      struct {
+	profiles                      struct {
+		extension
+		fields []string // nil: all
+	}
+	toDevice struct {
 		enabled bool
 		limit   int
 		since   string

@@ -155,6 +155,9 @@ func (s *Sync) serve(ctx context.Context, r *httpx.Request, q *request) (any, er
 		return nil, err
 	}
 	defer release()
+	if q.ext.profiles.enabled && s.o.Accounts.ReadsProfiles(q.user) {
+		s.o.Hub.TouchReader(q.user, s.o.Hub.Published()) // something may have changed before
+	}
 	wait, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	stop := context.AfterFunc(own, cancel)

@@ -40,6 +40,7 @@ type answer struct {
 	sections // encoded
 	deviceNews
 	presence []ephemeral.State
+	profiles account.ProfileNews
 }
 
 // sections are the parts of an answer, each as the members of an object or array
@@ -81,6 +82,9 @@ func (s *Sync) answer(ctx context.Context, q *request, at token) (body []byte, s
 		}
 	}
 	a.sharePresence()
+	if err := a.shareProfiles(ctx); err != nil {
+		return nil, false, err
+	}
 	body, some = a.encode()
 	q.seen.Offer(a.at, a.given)
 	return body, some, nil

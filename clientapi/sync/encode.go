@@ -131,6 +131,7 @@ func (a *answer) encode() (body []byte, some bool) {
 		b = a.appendRooms(b)
 	}
 	b = a.appendDeviceNews(b)
+	b = a.appendProfiles(b)
 	some = len(b) > start
 	return append(a.appendKeys(b), '}'), some
 }

@@ -33,6 +33,7 @@ type filter struct {
 	timeline     roomFilter
 	roomData     roomFilter
 	limit        int
+	profiles     []string // fields of profiles that the client wants to be told of (MSC4429)
 	cost         int64
 }
 
@@ -135,7 +136,10 @@ type (
 		Format      string     `json:"event_format"`
 		Presence    wireEvents `json:"presence"`
 		AccountData wireEvents `json:"account_data"`
-		Room        struct {
+		Profiles    struct {
+			IDs *[]string `json:"ids"`
+		} `json:"org.matrix.msc4429.profile_fields"`
+		Room struct {
 			wireRooms
 			IncludeLeave bool           `json:"include_leave"`
 			Ephemeral    wireRoomEvents `json:"ephemeral"`
@@ -195,6 +199,7 @@ func parseFilter(data []byte) (*filter, error) {
 	f.rooms = c.rooms(&w.Room.wireRooms)
 	f.ephemeral, f.state = c.roomEvents(&w.Room.Ephemeral), c.roomEvents(&w.Room.State)
 	f.timeline, f.roomData = c.roomEvents(&w.Room.Timeline), c.roomEvents(&w.Room.AccountData)
+	f.profiles = c.list(w.Profiles.IDs)
 	if n := w.Room.Timeline.Limit; n != nil {
 		f.limit = min(*n, maxEvents)
 	}

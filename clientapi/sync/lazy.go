@@ -61,7 +61,7 @@ func (c *stateChange) given(tuple, event int64) {
 
 // arrivals notes the members who came in while the user was there.
 func (c *stateChange) arrivals(changes []state.Entry, names map[int64]store.Tuple) error {
-	if c.full || len(changes) > maxArrivals || !c.a.o.Presence.Enabled() {
+	if c.full || len(changes) > maxArrivals || !c.a.o.Presence.Enabled() && len(c.a.q.filter.profiles) == 0 {
 		return nil
 	}
 	for _, e := range changes {

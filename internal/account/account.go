@@ -71,6 +71,7 @@ type Service struct {
 	known     *knownUsers
 	numbers   *knownDevices
 	pending   *reservations
+	readers   *profileReaders
 	standings *standings
 	erasures  *erasures
 	watches   *watches
@@ -98,7 +99,7 @@ func New(o Options) *Service {
 	}
 	return &Service{o: o, db: o.DB, suffix: ":" + o.ServerName, hasher: newHasher(o.HashWorkers),
 		tokens: newTokenCache(o.CachedTokens), seen: newLastSeen(), ignored: newIgnoredCache(), ignoring: newIgnoring(), inviting: newInviting(), known: newKnownUsers(), numbers: newKnownDevices(),
-		pending: newReservations(), standings: newStandings(), erasures: newErasures(), watches: newWatches(), metrics: newMetrics(o.Registerer)}
+		pending: newReservations(), readers: newProfileReaders(o.Hub), standings: newStandings(), erasures: newErasures(), watches: newWatches(), metrics: newMetrics(o.Registerer)}
 }
 
 // OnProfileChange sets who is told of profile changes. Call it before requests are served.

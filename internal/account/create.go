@@ -115,7 +115,7 @@ func (s *Service) writeUser(tx *sqldb.Tx, local string, password []byte, n NewUs
 	if err != nil {
 		return nil, err
 	}
-	_, err = tx.Exec(profileUpsert, local, FieldDisplayName, name)
+	_, err = tx.Exec(profileUpsert, local, FieldDisplayName, name, int64(0))
 	return nil, err
 }
 

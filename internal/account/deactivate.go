@@ -28,7 +28,7 @@ func (s *Service) Deactivate(ctx context.Context, userID string, erase bool) err
 		if erase {
 			pos = r.pos
 		}
-		return s.writeDeactivated(tx, local, erase, pos)
+		return s.writeDeactivated(tx, local, erase, pos, r)
 	})
 	if err != nil {
 		return err
@@ -45,7 +45,7 @@ func (s *Service) Deactivate(ctx context.Context, userID string, erase bool) err
 	return nil
 }
 
-func (s *Service) writeDeactivated(tx *sqldb.Tx, local string, erase bool, pos int64) error {
+func (s *Service) writeDeactivated(tx *sqldb.Tx, local string, erase bool, pos int64, r *removal) error {
 	var u User
 	if err := readUser(tx, local, &u); err != nil {
 		return err
@@ -64,7 +64,8 @@ func (s *Service) writeDeactivated(tx *sqldb.Tx, local string, erase bool, pos i
 	if _, err := tx.Exec(openIDDelete, local); err != nil || !erase {
 		return err
 	}
-	if _, err := tx.Exec(profilesDelete, local); err != nil {
+	r.profile = s.userID(local)
+	if _, err := tx.Exec(profilesDelete, local, []byte{}, r.pos); err != nil {
 		return err
 	}
 	_, err := tx.Exec(dataDelete, local)

@@ -108,7 +108,8 @@ type removal struct {
 	user    string
 	ended   []int64 // devices
 	dropped [][]byte
-	cleared bool // settings of the devices were removed
+	cleared bool   // settings of the devices were removed
+	profile string // the user whose profile changed; "": nobody's
 	after   afterwards
 }
 
@@ -155,6 +156,9 @@ func (r *removal) clearSettings(tx *sqldb.Tx, local string, ids []string) error 
 }
 
 func (r *removal) committed(int64) {
+	if r.profile != "" {
+		r.s.readers.tell(r.s.o.Hub, r.profile, r.pos)
+	}
 	if r.cleared {
 		r.s.o.Hub.TouchUser(r.user, r.pos)
 	}

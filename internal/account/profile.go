@@ -142,7 +142,7 @@ func (s *Service) SetProfileField(ctx context.Context, userID, field string, val
 	if remove {
 		return s.DeleteProfileField(ctx, userID, field)
 	}
-	err = s.change(ctx, userID, "account.setProfile", func(tx *sqldb.Tx, local string, _ *removal) error {
+	err = s.change(ctx, userID, "account.setProfile", func(tx *sqldb.Tx, local string, r *removal) error {
 		p, err := readProfile(tx, local)
 		if err != nil {
 			return err
@@ -150,7 +150,8 @@ func (s *Service) SetProfileField(ctx context.Context, userID, field string, val
 		if p[field] = compact; profileSize(p) >= maxProfile {
 			return errProfileTooLarge()
 		}
-		if _, err = tx.Exec(profileUpsert, local, field, compact); err != nil {
+		r.profile = userID
+		if _, err = tx.Exec(profileUpsert, local, field, compact, r.pos); err != nil {
 			return err
 		}
 		return s.profileChanging(tx, userID, field)
@@ -163,8 +164,9 @@ func (s *Service) DeleteProfileField(ctx context.Context, userID, field string) 
 	if err := CheckProfileKey(field); err != nil {
 		return err
 	}
-	err := s.change(ctx, userID, "account.deleteProfile", func(tx *sqldb.Tx, local string, _ *removal) error {
-		if _, err := tx.Exec(profileDelete, local, field); err != nil {
+	err := s.change(ctx, userID, "account.deleteProfile", func(tx *sqldb.Tx, local string, r *removal) error {
+		r.profile = userID
+		if _, err := tx.Exec(profileDelete, local, field, []byte{}, r.pos); err != nil {
 			return err
 		}
 		return s.profileChanging(tx, userID, field)

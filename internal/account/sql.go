@@ -75,11 +75,18 @@ var (
 	regUse    = sqldb.Register("account.regUse", `UPDATE registration_tokens SET completed = $2 WHERE token = $1`)
 	regDelete = sqldb.Register("account.regDelete", `DELETE FROM registration_tokens WHERE token = $1`)
 
-	profileAll    = sqldb.Register("account.profileAll", `SELECT field, value FROM profiles WHERE localpart = $1`)
-	profileUpsert = sqldb.Register("account.profileUpsert", `INSERT INTO profiles (localpart, field, value)
-		VALUES ($1, $2, $3) ON CONFLICT (localpart, field) DO UPDATE SET value = excluded.value`)
-	profileDelete  = sqldb.Register("account.profileDelete", `DELETE FROM profiles WHERE localpart = $1 AND field = $2`)
-	profilesDelete = sqldb.Register("account.profilesDelete", `DELETE FROM profiles WHERE localpart = $1`)
+	profileAll = sqldb.Register("account.profileAll",
+		`SELECT field, value FROM profiles WHERE localpart = $1 AND length(value) > 0`)
+	profilesOf = sqldb.Register("account.profilesOf",
+		`SELECT localpart, field, value FROM profiles WHERE localpart = ANY($1::bytea[]) AND length(value) > 0`)
+	profilesSince = sqldb.Register("account.profilesSince",
+		`SELECT localpart, field, value FROM profiles WHERE pos > $1 AND pos <= $2`)
+	profileUpsert = sqldb.Register("account.profileUpsert", `INSERT INTO profiles (localpart, field, value, pos)
+		VALUES ($1, $2, $3, $4) ON CONFLICT (localpart, field) DO UPDATE SET value = excluded.value, pos = excluded.pos`)
+	profileDelete = sqldb.Register("account.profileDelete",
+		`UPDATE profiles SET value = $3, pos = $4 WHERE localpart = $1 AND field = $2 AND length(value) > 0`)
+	profilesDelete = sqldb.Register("account.profilesDelete",
+		`UPDATE profiles SET value = $2, pos = $3 WHERE localpart = $1 AND length(value) > 0`)
 
 	dataRow = sqldb.Register("account.dataRow",
 		`SELECT content FROM account_data WHERE localpart = $1 AND room = $2 AND type = $3`)

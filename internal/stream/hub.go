@@ -208,6 +208,10 @@ func (h *Hub) TouchUser(userID string, pos int64) {
 	}
 }
 
+// TouchReader records that something of another user whom a local one sees, such
+// as their profile, changed at pos.
+func (h *Hub) TouchReader(userID string, pos int64) { h.touch(h.user(userID), pos) }
+
 // LastPersonal returns the highest position given to TouchUser for the user;
 // after a start it is the position at that start.
 func (h *Hub) LastPersonal(userID string) int64 { return h.user(userID).own.Load() }

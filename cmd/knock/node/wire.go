@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +18,6 @@ import (
 	"knock/clientapi/people"
 	pushapi "knock/clientapi/push"
 	relationsapi "knock/clientapi/relations"
-	"knock/clientapi/rendezvous"
 	roomsapi "knock/clientapi/rooms"
 	"knock/clientapi/slidingsync"
 	"knock/clientapi/spaces"
@@ -93,7 +91,6 @@ type parts struct {
 	peopleAPI    *people.API
 	keysAPI      *keysapi.API
 	bridgesAPI   *bridges.API
-	rendezvous   *rendezvous.API
 	federation   *federationapi.API // nil without federation, like keeper
 	keeper       *agree.Keeper
 
@@ -145,7 +142,6 @@ func (n *Node) wire(context.Context) error {
 	n.newEphemeral()
 	p.services.UseSources(appservice.Sources{Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee})
 	p.limiter = n.newLimiter()
-	p.rendezvous = rendezvous.New(rendezvous.Options{BaseURL: strings.TrimSuffix(n.cfg.PublicBaseURL, "/")})
 	p.about = n.newAbout()
 	p.accountAPI = n.newAccountAPI()
 	p.pushAPI = pushapi.New(p.push, p.pushers)
@@ -218,7 +214,6 @@ func (n *Node) clientRoutes() []httpx.Route {
 	rows := clientapi.Assemble(p.sync, p.sliding, p.roomsAPI, p.ephemeralAPI, p.directoryAPI, p.relationsAPI, p.spacesAPI, p.peopleAPI, p.about, p.accountAPI, p.pushAPI, p.keysAPI)
 	rows = append(rows, p.media.ClientRoutes()...)
 	rows = append(rows, p.bridgesAPI.Routes()...)
-	rows = append(rows, p.rendezvous.Routes()...)
 	return append(rows, n.federationRoutes()...)
 }
 
@@ -506,13 +501,13 @@ func (n *Node) newEphemeral() {
 }
 
 // features are the proposals in GET /versions that clients ask for by name.
-var features = []string{slidingsync.Feature, "org.matrix.msc3874", "org.matrix.msc3391", "org.matrix.msc4028", "org.matrix.msc4155", "org.matrix.msc4222", "org.matrix.msc4380", "org.matrix.msc4380.stable", "uk.half-shot.msc2666.query_mutual_rooms"}
+var features = []string{slidingsync.Feature, "org.matrix.msc3874", "org.matrix.msc3391", "org.matrix.msc4028", "org.matrix.msc4155", "org.matrix.msc4222", "org.matrix.msc4262", "org.matrix.msc4380", "org.matrix.msc4380.stable", "org.matrix.msc4429", "uk.half-shot.msc2666.query_mutual_rooms"}
 
 func (n *Node) newAbout() *clientapi.API {
 	s := n.cfg.Support
 	return clientapi.New(clientapi.Options{PublicBaseURL: n.cfg.PublicBaseURL, DelegatedTo: n.cfg.Federation.PublicAddress,
 		SupportEmail: s.Email, SupportUser: s.MatrixID, SupportPage: s.Page,
-		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: slices.Concat(features, n.parts.rendezvous.Features()),
+		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: features,
 		Emails: n.parts.mail != nil, PolicyKey: n.policyPublic()})
 }
 
