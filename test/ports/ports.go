@@ -1,4 +1,4 @@
-// Package ports finds ports for servers that must be told theirs before they listen.
+// Package ports owns the choice of ports for servers that must be told theirs before they listen.
 package ports
 
 import (
