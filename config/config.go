@@ -18,6 +18,7 @@ type Config struct {
 	Database      Database     `yaml:"database" doc:"Where rooms and accounts are stored."`
 	Listeners     Listeners    `yaml:"listeners" doc:"Addresses that the node listens on. An empty address turns a listener off."`
 	Registration  Registration `yaml:"registration" doc:"Who may make an account."`
+	Validity      Validity     `yaml:"account_validity" doc:"Accounts that end unless they are renewed."`
 	RateLimits    RateLimits   `yaml:"rate_limits" doc:"How often one user or address may do things."`
 	AppServices   []string     `yaml:"app_service_files" doc:"Registration files of bridges and other application services. They are read at the start; docs/bridges.md says more."`
 	Federation    Federation   `yaml:"federation" doc:"Talking to other servers."`
@@ -99,6 +100,12 @@ type Captcha struct {
 	Secret    string `yaml:"secret" doc:"The secret key."`
 	VerifyURL string `yaml:"verify_url" doc:"Where answers are checked. hCaptcha and Turnstile have addresses of their own that work too, but apps may know reCAPTCHA only."`
 	ScriptURL string `yaml:"script_url" doc:"The script that shows the puzzle on the server's own page, for apps that cannot."`
+}
+
+// Validity says how long accounts are good.
+type Validity struct {
+	Period      Duration `yaml:"period" doc:"How long an account is good, from its making or its last renewal; 0 is for ever. Accounts that are there already get a whole period. Those of administrators and of application services do not end."`
+	RenewBefore Duration `yaml:"renew_before" doc:"How long before the end an e-mail with a link goes to the user's addresses, with which the account is renewed; 0 sends none. Needs smtp."`
 }
 
 // RateLimits are token buckets.
@@ -206,6 +213,7 @@ func Default() *Config {
 			Metrics:    MetricsListener{Address: "localhost:8009"},
 		},
 		Registration: Registration{Mode: "token", MinPassword: 8, Captcha: defaultCaptcha()},
+		Validity:     Validity{RenewBefore: Duration(7 * 24 * time.Hour)},
 		RateLimits:   RateLimits{Enabled: true, Classes: defaultClasses()},
 		Federation:   Federation{Enabled: true, RetireAfter: Duration(30 * 24 * time.Hour)},
 		Media:        Media{MaxUploadSize: 50 << 20, RemoteCacheSize: 10 << 30, RemoteCacheAge: Duration(30 * 24 * time.Hour)},

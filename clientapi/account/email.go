@@ -20,6 +20,7 @@ type Mailer interface {
 
 const (
 	maxNextLink = 2048
+	renewPath   = "/_matrix/client/unstable/email/renew"
 	confirmPath = "/_matrix/client/unstable/email/confirm"
 )
 
@@ -36,6 +37,8 @@ func (a *API) emailRoutes() []httpx.Route {
 		post("/account/3pid/msisdn", contacts, a.requestMSISDN),
 		post("/account/password/email", passwords, a.requestEmail(account.ToReset)),
 		post("/account/password/msisdn", passwords, a.requestMSISDN),
+		{Method: "GET", Path: renewPath, Handler: a.renewPage, Limit: limitLogin, Spec: links},
+		{Method: "POST", Path: renewPath, Handler: a.renew, Limit: limitLogin, Spec: links},
 		{Method: "GET", Path: confirmPath, Handler: a.confirmPage, Limit: limitLogin, Spec: links},
 		{Method: "POST", Path: confirmPath, Handler: a.confirm, Limit: limitLogin, Spec: links},
 	}

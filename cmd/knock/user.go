@@ -19,6 +19,7 @@ func (p *program) user() *cobra.Command {
 	c.AddCommand(p.userAdd(), p.userPasswd(), p.userDeactivate(),
 		p.userStanding("lock", "Let nobody use an account until it is unlocked; its sessions stay", "is locked"),
 		p.userStanding("unlock", "Let a locked account be used again", "is unlocked"),
+		p.userStanding("renew", "Let an account be good for another account_validity.period", "is renewed"),
 		p.userStanding("suspend", "Let an account read, leave rooms and redact its own messages, and not much more", "is suspended"),
 		p.userStanding("unsuspend", "End a suspension", "is not suspended"))
 	return c

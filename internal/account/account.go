@@ -1,7 +1,7 @@
 // Package account owns the people of this node: users, their passwords, devices and tokens, profiles, account data
 // and tags, e-mail addresses and their validation, registration tokens, OpenID and login tokens and the
 // sessions of User-Interactive Authentication. It is the only reader and writer of the tables in 0003_accounts.sql,
-// 0241_threepids.sql and 0242_login.sql.
+// 0241_threepids.sql, 0242_login.sql and of users in 0240_standing.sql and 0244_validity.sql.
 package account
 
 import (
@@ -31,6 +31,8 @@ type Options struct {
 	RefreshTokenLifetime time.Duration
 	// MinPasswordLength in characters is asked of people who choose a password; 0 is 8.
 	MinPasswordLength int
+	// Validity is how long accounts are good.
+	Validity Validity
 	// HashWorkers is how many passwords are hashed at once, 19 MiB each; 0 is one a core.
 	HashWorkers int
 	// CachedTokens is how many access tokens are kept in memory; 0 is 50,000.
@@ -80,6 +82,7 @@ type Service struct {
 	profiles      ProfileFanout
 	deactivations Deactivations
 	devices       DeviceHook
+	remind        func(context.Context, Reminder) error
 	unknown       func(ctx context.Context, userID string) bool
 }
 
@@ -119,6 +122,7 @@ func (s *Service) ServerName() string { return s.o.ServerName }
 func (s *Service) Run(ctx context.Context) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
+	s.housekeep("ends of accounts", s.limitOld(ctx))
 	for n := 0; ; n++ {
 		select {
 		case <-ctx.Done():
@@ -128,6 +132,7 @@ func (s *Service) Run(ctx context.Context) error {
 			s.housekeep("last seen", s.flushSeen(ctx))
 			if n%10 == 0 {
 				s.housekeep("OpenID tokens", s.pruneOpenID(ctx))
+				s.housekeep("ends of accounts", s.RemindUsers(ctx))
 				s.housekeep("login tokens", s.pruneLoginTokens(ctx))
 				s.housekeep("validations of addresses", s.pruneValidations(ctx))
 			}

@@ -101,7 +101,7 @@ func (s *Service) writeUser(tx *sqldb.Tx, local string, password []byte, n NewUs
 			return verdict, err
 		}
 	}
-	_, err = tx.Exec(userInsert, local, password, s.now(), n.Admin, n.Guest, 0, 0)
+	_, err = tx.Exec(userInsert, local, password, s.now(), n.Admin, n.Guest, 0, 0, s.firstEnd(s.userID(local), n))
 	if err == nil && n.Email != nil {
 		err = s.writeEmail(tx, local, email)
 	}

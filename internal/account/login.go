@@ -194,6 +194,9 @@ func (s *Service) mayLogin(tx *sqldb.Tx, local string) error {
 	if s.standings.of(s.userID(local)).Locked {
 		return matrixerr.UserLocked()
 	}
+	if s.expired(u.Expires, u.Admin) {
+		return matrixerr.UserExpired()
+	}
 	return nil
 }
 

@@ -5,11 +5,11 @@ import "knock/internal/sqldb"
 // The statements of this package. Times are milliseconds.
 var (
 	userInsert = sqldb.Register("account.userInsert", `INSERT INTO users
-		(localpart, password, created, admin, guest, deactivated, erased)
-		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`)
+		(localpart, password, created, admin, guest, deactivated, erased, expires)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING`)
 	userExists = sqldb.Register("account.userExists", `SELECT created FROM users WHERE localpart = $1`)
 	userRow    = sqldb.Register("account.userRow",
-		`SELECT password, created, admin, guest, deactivated, erased FROM users WHERE localpart = $1`)
+		`SELECT password, created, admin, guest, deactivated, erased, expires FROM users WHERE localpart = $1`)
 	userPassword   = sqldb.Register("account.userPassword", `UPDATE users SET password = $2 WHERE localpart = $1`)
 	userAdmin      = sqldb.Register("account.userAdmin", `UPDATE users SET admin = $2 WHERE localpart = $1`)
 	userDeactivate = sqldb.Register("account.userDeactivate",
@@ -21,6 +21,16 @@ var (
 	userStanding    = sqldb.Register("account.userStanding", `SELECT locked, suspended FROM users WHERE localpart = $1`)
 	userSetStanding = sqldb.Register("account.userSetStanding",
 		`UPDATE users SET locked = $2, suspended = $3 WHERE localpart = $1`)
+
+	expirySet = sqldb.Register("account.expirySet",
+		`UPDATE users SET expires = $2, reminded = 0, renewal = NULL WHERE localpart = $1`)
+	expiryNone = sqldb.Register("account.expiryNone", `SELECT localpart FROM users WHERE expires = 0 AND admin = 0
+		AND guest = 0 AND deactivated = 0 AND localpart > $1 ORDER BY localpart LIMIT $2`)
+	expiryDue = sqldb.Register("account.expiryDue", `SELECT localpart FROM users WHERE expires > 0 AND expires <= $1
+		AND reminded = 0 AND deactivated = 0 AND admin = 0 ORDER BY expires`)
+	renewalSet  = sqldb.Register("account.renewalSet", `UPDATE users SET renewal = $2 WHERE localpart = $1`)
+	renewalRow  = sqldb.Register("account.renewalRow", `SELECT localpart FROM users WHERE renewal = $1 AND deactivated = 0`)
+	remindedSet = sqldb.Register("account.remindedSet", `UPDATE users SET reminded = $2 WHERE localpart = $1`)
 
 	deviceInsert = sqldb.Register("account.deviceInsert", `INSERT INTO devices
 		(nid, localpart, device_id, display_name, created, last_seen_ts, last_seen_ip)
@@ -44,7 +54,7 @@ var (
 	tokenInsert = sqldb.Register("account.tokenInsert", `INSERT INTO tokens
 		(nid, device, access, refresh, expires, refresh_expires, parent) VALUES ($1, $2, $3, $4, $5, $6, $7)`)
 	tokenByAccess = sqldb.Register("account.tokenByAccess", `SELECT t.nid, t.device, t.expires, t.parent, d.device_id,
-		d.localpart, u.admin, u.guest FROM tokens t JOIN devices d ON d.nid = t.device
+		d.localpart, u.admin, u.guest, u.expires FROM tokens t JOIN devices d ON d.nid = t.device
 		JOIN users u ON u.localpart = d.localpart WHERE t.access = $1`)
 	tokenByRefresh = sqldb.Register("account.tokenByRefresh", `SELECT t.nid, t.device, t.refresh_expires, d.device_id,
 		d.localpart FROM tokens t JOIN devices d ON d.nid = t.device WHERE t.refresh = $1`)

@@ -23,18 +23,20 @@ type Identity struct {
 	Admin    bool
 	Guest    bool
 	Standing
+	Expired bool // the account has ended until it is renewed
 }
 
 // Caller is the identity as a request carries it.
 func (id Identity) Caller() httpx.Caller {
 	return httpx.Caller{UserID: id.UserID, DeviceID: id.DeviceID, Session: id.Session, Guest: id.Guest, Admin: id.Admin,
-		Locked: id.Locked, Suspended: id.Suspended}
+		Locked: id.Locked, Suspended: id.Suspended, Expired: id.Expired}
 }
 
 // session is an access token in memory. It does not change, but for seen.
 type session struct {
 	Identity
 	expires int64
+	ends    int64        // of the account
 	seen    atomic.Int64 // when the device was last noted as seen
 }
 
@@ -89,6 +91,7 @@ func (s *Service) Authenticate(ctx context.Context, token, ip string) (Identity,
 	s.seen.note(sess, ip, now)
 	id := sess.Identity
 	id.Standing = s.standings.of(id.UserID)
+	id.Expired = s.expired(sess.ends, id.Admin)
 	return id, nil
 }
 
@@ -106,7 +109,7 @@ func (s *Service) loadSession(ctx context.Context, hash [sha256.Size]byte) (*ses
 	sess := &session{}
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
 		return tx.QueryRow(tokenByAccess, hash[:]).Scan(&nid, &sess.Session, &sess.expires, &parent, &sess.DeviceID,
-			&local, &sess.Admin, &sess.Guest)
+			&local, &sess.Admin, &sess.Guest, &sess.ends)
 	})
 	switch {
 	case errors.Is(err, sql.ErrNoRows):

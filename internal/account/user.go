@@ -18,6 +18,7 @@ type User struct {
 	Guest       bool
 	Deactivated bool
 	Erased      bool
+	Expires     int64 // milliseconds, 0 for never
 
 	password string
 }
@@ -26,7 +27,7 @@ type User struct {
 func readUser(tx *sqldb.Tx, local string, u *User) error {
 	var password []byte
 	var deactivated int64
-	err := tx.QueryRow(userRow, local).Scan(&password, &u.Created, &u.Admin, &u.Guest, &deactivated, &u.Erased)
+	err := tx.QueryRow(userRow, local).Scan(&password, &u.Created, &u.Admin, &u.Guest, &deactivated, &u.Erased, &u.Expires)
 	if errors.Is(err, sql.ErrNoRows) {
 		return matrixerr.NotFound("There is no user of this name here")
 	}

@@ -35,6 +35,9 @@ func (rt *Router) authenticate(r *Request) error {
 	if caller.Locked && !r.route.WhileLocked {
 		return matrixerr.UserLocked()
 	}
+	if caller.Expired && !r.route.WhileLocked {
+		return matrixerr.UserExpired()
+	}
 	if caller.Suspended && r.route.NotSuspended {
 		return matrixerr.UserSuspended()
 	}

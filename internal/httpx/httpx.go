@@ -42,6 +42,7 @@ type Caller struct {
 	Guest      bool
 	Admin      bool
 	Locked     bool   // the account may only log out
+	Expired    bool   // the account has ended until it is renewed
 	Suspended  bool   // the account may not do what changes things for others
 	AppService string // id of the application service that calls
 	Origin     string // federation: name of the calling server
@@ -80,7 +81,7 @@ type Route struct {
 	OptionalBody bool   // an empty body reads as {}
 	Spec         string // section of the specification or MSC
 	Hot          bool   // matched before the others
-	WhileLocked  bool   // also for accounts that are locked
+	WhileLocked  bool   // also for accounts that are locked or expired
 	NotSuspended bool   // not for accounts that are suspended
 	Waits        bool   // a long poll: its context ends as soon as the node begins to stop, or Hooks.Watch ends it
 }

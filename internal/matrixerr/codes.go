@@ -105,6 +105,11 @@ func UserLocked() *Error {
 		WithField("soft_logout", true)
 }
 
+// UserExpired is 403 ORG_MATRIX_EXPIRED_ACCOUNT, by which clients know accounts that have to be renewed.
+func UserExpired() *Error {
+	return New(http.StatusForbidden, "ORG_MATRIX_EXPIRED_ACCOUNT", "This account has ended; open the link in the last e-mail, or ask the server's administrator to renew it")
+}
+
 // UserSuspended is 403 M_USER_SUSPENDED.
 func UserSuspended() *Error {
 	return New(http.StatusForbidden, "M_USER_SUSPENDED", "You cannot do this while your account is suspended; ask the server's administrator")

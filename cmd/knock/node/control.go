@@ -21,7 +21,7 @@ import (
 // Command is one thing that the command line asks of a node: of the running one through a socket in the data
 // directory, which only its owner can open, or of one opened for the purpose.
 type Command struct {
-	// Do is "user add", "user passwd", "user deactivate", "user lock", "user unlock", "user suspend", "user unsuspend",
+	// Do is "user add", "user passwd", "user deactivate", "user lock", "user unlock", "user suspend", "user unsuspend", "user renew",
 	// "token create" or "search rebuild".
 	Do       string        `json:"do"`
 	User     string        `json:"user,omitempty"`
@@ -60,6 +60,9 @@ func (n *Node) Execute(ctx context.Context, c Command) (Result, error) {
 	case "user lock", "user unlock":
 		user := n.userID(c.User)
 		return Result{user}, accounts.SetLocked(ctx, user, c.Do == "user lock")
+	case "user renew":
+		user := n.userID(c.User)
+		return Result{user}, accounts.Renew(ctx, user)
 	case "user suspend", "user unsuspend":
 		user := n.userID(c.User)
 		return Result{user}, accounts.SetSuspended(ctx, user, c.Do == "user suspend")

@@ -144,6 +144,9 @@ func (n *Node) wire(context.Context) error {
 	p.limiter = n.newLimiter()
 	p.about = n.newAbout()
 	p.accountAPI = n.newAccountAPI()
+	if p.mail != nil {
+		p.account.OnExpiry(p.accountAPI.Remind)
+	}
 	p.pushAPI = pushapi.New(p.push, p.pushers)
 	p.ephemeralAPI = ephemeralapi.New(ephemeralapi.Options{Rooms: n.hub, Typing: p.typing, Receipts: p.receipts, Presence: p.presence})
 	p.sync = n.newSync()
@@ -244,7 +247,8 @@ func (n *Node) watched(h http.Handler) http.Handler {
 }
 
 func (n *Node) newAccount() *account.Service {
-	return account.New(account.Options{DB: n.db, Hub: n.hub, ServerName: n.cfg.ServerName, MinPasswordLength: n.cfg.Registration.MinPassword, Exclusive: n.parts.services.UserTaken,
+	return account.New(account.Options{DB: n.db, Hub: n.hub, ServerName: n.cfg.ServerName, MinPasswordLength: n.cfg.Registration.MinPassword,
+		Validity: account.Validity{Period: time.Duration(n.cfg.Validity.Period), Remind: time.Duration(n.cfg.Validity.RenewBefore)}, Exclusive: n.parts.services.UserTaken,
 		Log: n.logs.Component("account"), Registerer: n.metrics})
 }
 
