@@ -24,7 +24,7 @@ const keysLimit = 128 << 10
 // ServerKeys fetches the keys that a server publishes, as it signed them. They are unchecked.
 func (c *Client) ServerKeys(ctx context.Context, server string) (json.RawMessage, error) {
 	return c.bytes(ctx, server, call{
-		name: "server_keys", path: "/_matrix/key/v2/server", limit: keysLimit, timeout: 10 * time.Second, hurry: true, unsigned: true,
+		name: "server_keys", path: "/_matrix/key/v2/server", limit: keysLimit, timeout: 10 * time.Second, hurry: true, unsigned: true, keys: true,
 	})
 }
 
@@ -45,7 +45,7 @@ func (c *Client) QueryKeys(ctx context.Context, notary string, want map[string]m
 		Keys []json.RawMessage `json:"server_keys"`
 	}
 	err := c.get(ctx, notary, call{
-		name: "query_keys", method: http.MethodPost, path: "/_matrix/key/v2/query", hurry: true, unsigned: true,
+		name: "query_keys", method: http.MethodPost, path: "/_matrix/key/v2/query", hurry: true, unsigned: true, keys: true,
 		limit: min(int64(len(want)+1)*keysLimit, eventsLimit), content: map[string]any{"server_keys": query},
 	}, &out)
 	return out.Keys, err

@@ -237,12 +237,36 @@ func TestErrorForClients(t *testing.T) {
 		{&Error{Kind: KindStatus, Code: 404}, 502, "M_UNKNOWN"},
 		{&Error{Kind: KindTimeout, Cause: context.DeadlineExceeded}, 504, "M_UNKNOWN"},
 		{&Error{Kind: KindBackoff}, 502, "M_UNKNOWN"},
+		{&Error{Kind: KindDenied}, 403, "M_FORBIDDEN"},
 		{&Error{Kind: KindTooLarge, Cause: errTooLarge}, 502, "M_TOO_LARGE"},
 		{&Error{Kind: KindBadName, Cause: errBadName}, 400, "M_INVALID_PARAM"},
 	} {
 		if got := matrixerr.From(fmt.Errorf("wrapped: %w", tt.in)); got.HTTP != tt.status || got.Code != tt.code {
 			t.Errorf("%v: %d %s", tt.in, got.HTTP, got.Code)
 		}
+	}
+}
+
+// Servers that are not spoken to are asked for keys and for nothing else.
+func TestServersThatAreNotSpokenTo(t *testing.T) {
+	asked := 0
+	r := withServer(t, map[string]http.HandlerFunc{"/": func(w http.ResponseWriter, _ *http.Request) {
+		asked++
+		_, _ = io.WriteString(w, "{}")
+	}})
+	r.o.Speaks = func(server string) bool { return server != there }
+	_, _, err := r.Make(t.Context(), "join", there, "!r", "@u", nil)
+	if e := matrixerr.From(err); kindOf(err) != KindDenied || e.HTTP != 403 || e.Code != "M_FORBIDDEN" || asked != 0 {
+		t.Errorf("a join through it: %v, asked %d times", err, asked)
+	}
+	if _, err := r.Download(t.Context(), there, "medium", 100); kindOf(err) != KindDenied || asked != 0 {
+		t.Errorf("a file of it: %v, asked %d times", err, asked)
+	}
+	if _, err := r.ServerKeys(t.Context(), there); err != nil || asked != 1 {
+		t.Errorf("its keys: %v, asked %d times", err, asked)
+	}
+	if _, _, err := r.Version(t.Context(), there); kindOf(err) != KindDenied {
+		t.Errorf("its version: %v", err)
 	}
 }
 

@@ -30,6 +30,8 @@ type Options struct {
 	RootCAs *x509.CertPool
 	// Lookup finds addresses and services; nil is the machine's resolver.
 	Lookup Lookup
+	// Speaks tells the servers that are spoken to; nil is all. The others are only asked for keys: rooms may have events of theirs.
+	Speaks func(server string) bool
 	// Partners tells the servers that are never left alone for longer than a few minutes; nil is none.
 	Partners func(server string) bool
 	// Answered hears of each call that succeeded; it must not block. nil: nobody.
@@ -76,6 +78,9 @@ func New(o Options) *Client {
 func setDefaults(o *Options) {
 	if o.Lookup == nil {
 		o.Lookup = net.DefaultResolver
+	}
+	if o.Speaks == nil {
+		o.Speaks = func(string) bool { return true }
 	}
 	if o.Partners == nil {
 		o.Partners = func(string) bool { return false }

@@ -34,6 +34,7 @@ const (
 	KindTooLarge Kind = "too_large" // the answer is larger than allowed
 	KindBadBody  Kind = "bad_body"  // the answer is not what the specification says
 	KindCanceled Kind = "canceled"  // the caller gave up
+	KindDenied   Kind = "denied"    // the server is not spoken to
 	KindUnsent   Kind = "unsent"    // what was to be sent has no canonical JSON
 )
 
@@ -103,6 +104,8 @@ func (e *Error) As(target any) bool {
 	switch {
 	case e.meant():
 		*p = e.Matrix
+	case e.Kind == KindDenied:
+		*p = matrixerr.Forbidden("This server does not talk to " + e.Server)
 	case e.Kind == KindTooLarge:
 		*p = matrixerr.New(http.StatusBadGateway, "M_TOO_LARGE", "The answer of "+e.Server+" is too large")
 	case e.Kind == KindBadName:
@@ -119,6 +122,7 @@ func (e *Error) As(target any) bool {
 var (
 	errTimeout  = errors.New("no answer in time")
 	errTooLarge = errors.New("the answer is too large")
+	errDenied   = errors.New("this server is not spoken to")
 	errOwnName  = errors.New("this is our own server name")
 	errBadName  = errors.New("not a valid server name")
 	errNoAddr   = errors.New("the name has no address")
@@ -166,6 +170,8 @@ func classify(ctx context.Context, err error) Kind {
 		return KindTooLarge
 	case errors.As(err, &body):
 		return KindBadBody
+	case errors.Is(err, errDenied):
+		return KindDenied
 	case errors.Is(err, errOwnName), errors.Is(err, errBadName):
 		return KindBadName
 	case errors.As(err, &refused):

@@ -35,6 +35,7 @@ type call struct {
 	total    time.Duration // of the whole answer; 0 is twice the timeout
 	hurry    bool          // a person waits: tried even shortly after a failure
 	unsigned bool
+	keys     bool // asks for keys: made to servers, too, that are not spoken to
 	strict   bool // any 5xx counts as the server's failure, not only one without a Matrix error
 }
 
@@ -87,6 +88,9 @@ func (c *Client) do(ctx context.Context, server string, k call) (*http.Response,
 }
 
 func (c *Client) attempt(ctx context.Context, server string, k call) (*http.Response, error) {
+	if !k.keys && !c.o.Speaks(server) {
+		return nil, errDenied
+	}
 	d, err := c.dests.get(server)
 	if err != nil {
 		return nil, err

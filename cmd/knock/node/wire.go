@@ -297,7 +297,7 @@ func (n *Node) newRemote() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.New(client.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Partners: n.isPartner, Answered: n.answered,
+	return client.New(client.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Speaks: n.federatesWith, Partners: n.isPartner, Answered: n.answered,
 		AllowNetworks: f.AllowNetworks, RootCAs: roots, Lookup: n.opts.Lookup, UserAgent: "Knock/" + n.opts.Version,
 		Log: n.logs.Component("federation"), Registerer: n.metrics}), nil
 }
