@@ -28,7 +28,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "knock_federation_queued_pdus", Help: "Events that wait in memory for other servers, once for each.",
 		}),
 		dests: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "knock_federation_destinations", Help: "Servers that are known, by state: idle, sending, behind (the log is read), down.",
+			Name: "knock_federation_destinations", Help: "Servers that are known, by state: idle, sending, behind (the log is read), down, retired (silent for so long that they are left alone).",
 		}, []string{"state"}),
 	}
 	if reg != nil {
@@ -46,7 +46,7 @@ func (m *metrics) sent(t *client.Transaction) {
 // measure sets the gauges.
 func (s *Sender) measure() {
 	queued := 0
-	states := map[string]int{"idle": 0, "sending": 0, "behind": 0, "down": 0}
+	states := map[string]int{"idle": 0, "sending": 0, "behind": 0, "down": 0, "retired": 0}
 	for _, d := range s.all() {
 		n, state := d.measure()
 		queued += n
@@ -62,6 +62,8 @@ func (d *destination) measure() (queued int, state string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
+	case d.standing.retired:
+		state = "retired"
 	case d.failures > 0:
 		state = "down"
 	case d.running && d.behind:

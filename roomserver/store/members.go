@@ -205,6 +205,15 @@ func (s *Store) Backlog(tx *sqldb.Tx, room, from, to int64, limit int) ([]Due, e
 	}, room, from, to, int64(Outgoing), limit)
 }
 
+var waitingOf = sqldb.Register("events.waiting", `SELECT COUNT(*), COALESCE(MIN(ts), 0) FROM events WHERE room = $1 AND pos > $2 AND pos <= $3 AND flags & $4 <> 0`)
+
+// Waiting counts the events of a room with from < pos ≤ to that are to be sent to
+// other servers, and returns the earliest of their times in milliseconds.
+func (s *Store) Waiting(tx *sqldb.Tx, room, from, to int64) (n, earliest int64, err error) {
+	err = tx.QueryRow(waitingOf, room, from, to, int64(Outgoing)).Scan(&n, &earliest)
+	return n, earliest, err
+}
+
 func scanText(rows *sqldb.Rows) (string, error) {
 	var text []byte
 	err := rows.Scan(&text)

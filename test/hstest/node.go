@@ -1,12 +1,14 @@
 package hstest
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"sync"
 
 	"knock/cmd/knock/demo/lab"
+	"knock/cmd/knock/node"
 )
 
 // Node is a node of a site. It may be started, stopped or killed again and again; its data stays.
@@ -79,6 +81,17 @@ func (n *Node) Stop() error {
 		return process.stop()
 	}
 	return nil
+}
+
+// Do has a node of this process do a command, as the command line has.
+func (n *Node) Do(ctx context.Context, c node.Command) (node.Result, error) {
+	n.mu.Lock()
+	here := n.here
+	n.mu.Unlock()
+	if here == nil {
+		return node.Result{}, errors.New(n.Name + " does not run in this process")
+	}
+	return here.Execute(ctx, c)
 }
 
 // Kill ends a node of a child process with SIGKILL.

@@ -8,8 +8,10 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"knock/clientapi/admin"
 	"knock/clientapi/directory"
 	"knock/federationapi/client"
+	"knock/federationapi/send"
 	"knock/internal/account"
 	"knock/internal/ephemeral"
 	"knock/internal/pushrules"
@@ -36,6 +38,31 @@ func (g guardedSender) SendTransaction(ctx context.Context, server, txnID string
 		return nil, nil
 	}
 	return g.Client.SendTransaction(ctx, server, txnID, t)
+}
+
+// destinations are the sender's as administrators see them.
+type destinations struct {
+	sender *send.Sender
+	remote *client.Client
+}
+
+func (d destinations) Destinations(after string, limit int) []admin.Destination {
+	list := d.sender.Destinations(after, limit)
+	out := make([]admin.Destination, len(list))
+	for i, r := range list {
+		out[i] = admin.Destination(r)
+	}
+	return out
+}
+
+func (d destinations) Destination(ctx context.Context, server string) (admin.Destination, bool, error) {
+	r, ok, err := d.sender.Destination(ctx, server)
+	return admin.Destination(r), ok, err
+}
+
+func (d destinations) Retry(server string) bool {
+	d.remote.Alive(server)
+	return d.sender.Retry(server)
 }
 
 // remoteDirectory is the federation client as the directory wants it.

@@ -11,6 +11,7 @@ import (
 
 	"knock/clientapi"
 	accountapi "knock/clientapi/account"
+	"knock/clientapi/admin"
 	"knock/clientapi/bridges"
 	"knock/clientapi/directory"
 	ephemeralapi "knock/clientapi/ephemeral"
@@ -91,6 +92,7 @@ type parts struct {
 	peopleAPI    *people.API
 	keysAPI      *keysapi.API
 	bridgesAPI   *bridges.API
+	adminAPI     *admin.API
 	federation   *federationapi.API // nil without federation, like keeper
 	keeper       *agree.Keeper
 
@@ -160,6 +162,7 @@ func (n *Node) wire(context.Context) error {
 	p.peopleAPI = people.New(people.Options{Rooms: p.rooms, Directory: p.users, Reports: reports.New(n.db, nil), Exists: p.account.Exists})
 	p.keysAPI = n.newKeysAPI()
 	p.bridgesAPI = bridges.New(bridges.Options{Services: p.services, Rooms: p.rooms})
+	p.adminAPI = n.newAdminAPI()
 	p.federation = n.newFederation()
 	p.keeper = n.newKeeper()
 	return nil
@@ -217,6 +220,7 @@ func (n *Node) clientRoutes() []httpx.Route {
 	rows := clientapi.Assemble(p.sync, p.sliding, p.roomsAPI, p.ephemeralAPI, p.directoryAPI, p.relationsAPI, p.spacesAPI, p.peopleAPI, p.about, p.accountAPI, p.pushAPI, p.keysAPI)
 	rows = append(rows, p.media.ClientRoutes()...)
 	rows = append(rows, p.bridgesAPI.Routes()...)
+	rows = append(rows, p.adminAPI.Routes()...)
 	return append(rows, n.federationRoutes()...)
 }
 
@@ -423,6 +427,14 @@ func (n *Node) newSync() *sync.Sync {
 	p := &n.parts
 	return sync.New(sync.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Accounts: p.account, Push: p.push, Typing: p.typing,
 		Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee, Bundle: p.related.Extra, Related: p.related.Related, Registerer: n.metrics})
+}
+
+func (n *Node) newAdminAPI() *admin.API {
+	var o admin.Options
+	if n.parts.sender != nil {
+		o.Destinations = destinations{n.parts.sender, n.parts.remote}
+	}
+	return admin.New(o)
 }
 
 // syncPosition reads the token of either kind of sync.

@@ -1,0 +1,2 @@
+// Package links owns the tests of bad connections between whole nodes: what operators see of them, and that nothing is lost or doubled.
+package links
