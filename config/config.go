@@ -234,20 +234,21 @@ func defaultCaptcha() Captcha {
 
 func defaultClasses() map[string]Class {
 	return map[string]Class{
-		"login":     {PerSecond: 0.2, Burst: 10},
-		"email":     {PerSecond: 0.01, Burst: 5},
-		"register":  {PerSecond: 0.2, Burst: 5},
-		"message":   {PerSecond: 10, Burst: 60},
-		"join":      {PerSecond: 1, Burst: 20},
-		"invite":    {PerSecond: 0.5, Burst: 20},
-		"create":    {PerSecond: 0.5, Burst: 10},
-		"media":     {PerSecond: 10, Burst: 100},
-		"upload":    {PerSecond: 2, Burst: 30},
-		"profile":   {PerSecond: 1, Burst: 20},
-		"directory": {PerSecond: 2, Burst: 30},
-		"ephemeral": {PerSecond: 10, Burst: 60},
-		"keys":      {PerSecond: 10, Burst: 100},
-		"policy":    {PerSecond: 20, Burst: 200},
+		"login":      {PerSecond: 0.2, Burst: 10},
+		"email":      {PerSecond: 0.01, Burst: 5},
+		"register":   {PerSecond: 0.2, Burst: 5},
+		"message":    {PerSecond: 10, Burst: 60},
+		"join":       {PerSecond: 1, Burst: 20},
+		"invite":     {PerSecond: 0.5, Burst: 20},
+		"create":     {PerSecond: 0.5, Burst: 10},
+		"media":      {PerSecond: 10, Burst: 100},
+		"upload":     {PerSecond: 2, Burst: 30},
+		"profile":    {PerSecond: 1, Burst: 20},
+		"directory":  {PerSecond: 2, Burst: 30},
+		"ephemeral":  {PerSecond: 10, Burst: 60},
+		"keys":       {PerSecond: 10, Burst: 100},
+		"rendezvous": {PerSecond: 5, Burst: 60},
+		"policy":     {PerSecond: 20, Burst: 200},
 	}
 }
 

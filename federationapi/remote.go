@@ -36,7 +36,11 @@ func (r remote) PolicySignature(ctx context.Context, server string, unstable boo
 }
 
 func (r remote) SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, into roomserver.JoinSink) error {
-	return r.Client.SendJoin(ctx, server, roomID, eventID, e, client.JoinSink(into))
+	err := r.Client.SendJoin(ctx, server, roomID, eventID, e, client.JoinSink(into))
+	if client.Unsupported(err) { // so nothing went into the sink
+		err = r.Client.SendJoinV1(ctx, server, roomID, eventID, e, client.JoinSink(into))
+	}
+	return err
 }
 
 func (r remote) State(ctx context.Context, server, roomID, eventID string, into roomserver.JoinSink) error {

@@ -89,17 +89,22 @@ func (a *API) sendTransaction(ctx context.Context, r *httpx.Request) (any, error
 	return answer, nil
 }
 
-// take hands a transaction's parts to their owners: events first, for receipts may name them.
+// take hands a transaction's parts to their owners: messages to devices first, then the other EDUs that must arrive,
+// for without them nobody can read the events; then events, for receipts may name them. Where events fail, the
+// transaction comes again; what was taken of it is then known by its message or stream id.
 func (a *API) take(ctx context.Context, origin string, t *transaction) (httpx.Raw, error) {
+	a.sort(t)
+	first := a.passing(t)
+	if err := a.takeEDUs(ctx, origin, t.EDUs[:first]); err != nil {
+		return nil, err
+	}
 	results, err := a.o.Rooms.Receive(ctx, origin, t.PDUs)
 	if err != nil {
 		return nil, domainError(err)
 	}
 	a.metrics.pdus.Add(float64(len(t.PDUs)))
-	for _, e := range t.EDUs {
-		if err := a.takeEDU(ctx, origin, e); err != nil {
-			return nil, err
-		}
+	if err := a.takeEDUs(ctx, origin, t.EDUs[first:]); err != nil {
+		return nil, err
 	}
 	type result struct {
 		Error string `json:"error,omitempty"`

@@ -40,6 +40,7 @@ type admission struct {
 // into the batch. A refused event is stored as rejected or soft-failed, which
 // is no error. It returns nil for an event that is here already.
 func (b *batch) admit(ctx context.Context, e *event.Event, a admission) (*draft, error) {
+	b.sender = serverOf(e.Sender())
 	known, err := b.r.known(ctx, e.EventID())
 	if err != nil || known != nil && known.Flags&store.Outlier == 0 {
 		return nil, err

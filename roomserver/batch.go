@@ -16,7 +16,8 @@ import (
 type batch struct {
 	r       *room
 	baseRev int64
-	create  bool // the room's row is new
+	sender  string // the server whose event is being admitted, "" for events that are built here
+	create  bool   // the room's row is new
 	drafts  []*draft
 	sets    []*store.Ref
 	final   store.RoomRow

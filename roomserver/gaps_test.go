@@ -412,7 +412,7 @@ func TestFailuresHoldNothingUp(t *testing.T) {
 			t.Fatalf("%d failures, waiting: %v", failures(), r.s.waiting(r.key))
 		}
 		fresh := r.say(lost, "fresh")
-		if err := r.s.park(t.Context(), r.key, "b.example", []*event.Event{fresh}); err != nil {
+		if _, err := r.s.park(t.Context(), r.key, "b.example", []*event.Event{fresh}); err != nil {
 			t.Fatal(err)
 		}
 		r.s.drainRoom(t.Context(), r.key)

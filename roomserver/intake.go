@@ -14,9 +14,9 @@ import (
 // Bounds of the inbound queue.
 const (
 	drainers      = 4               // rooms that are worked on at once
+	drainShare    = 2               // of them for the events of one server, whose answers may be slow
 	drainBatch    = 200             // rows taken at once
 	drainTime     = 5 * time.Minute // for one batch, other servers' answers included
-	maxInbound    = 10_000          // rows of a room; beyond it new ones are refused
 	retryInterval = 30 * time.Second
 	keepFailed    = 7 * 24 * time.Hour // how long an event that failed too often is kept, for the operator to see why
 	sweepInterval = time.Hour
@@ -25,10 +25,17 @@ const (
 // intake knows which rooms have PDUs waiting in the inbound table.
 type intake struct {
 	mu    sync.Mutex
-	rooms map[int64]store.RoomKey // with rows whose turn it is
-	busy  map[int64]bool
-	tried map[int64]int64 // the newest row of a room that had its turn; older ones wait for the next tick
+	rooms map[int64]queuedRoom // with rows whose turn it is
+	busy  map[int64]string     // rooms that are worked on, with the server whose events are
+	left  map[int64][]leftOver // newest events for which there was no room
+	tried map[int64]int64      // the newest row of a room that had its turn; older ones wait for the next tick
 	wake  chan struct{}
+}
+
+// queuedRoom is a room and a server that sent events for it.
+type queuedRoom struct {
+	key    store.RoomKey
+	origin string
 }
 
 func (s *Server) waiting(key store.RoomKey) bool {
@@ -38,42 +45,55 @@ func (s *Server) waiting(key store.RoomKey) bool {
 	return ok
 }
 
-func (s *Server) signal(key store.RoomKey) {
+func (s *Server) signal(key store.RoomKey, origin string) {
 	s.intake.mu.Lock()
-	s.intake.rooms[key.NID] = key
+	s.intake.rooms[key.NID] = queuedRoom{key, origin}
 	s.intake.mu.Unlock()
+	s.poke()
+}
+
+// poke has Run look for rooms to work on.
+func (s *Server) poke() {
 	select {
 	case s.intake.wake <- struct{}{}:
 	default:
 	}
 }
 
-var errInboundFull = errors.New("too many events of the room wait to be placed; send them again later")
-
-// park puts verified events into the inbound queue. When it returns nil they
-// survive a restart.
-func (s *Server) park(ctx context.Context, key store.RoomKey, origin string, events []*event.Event) error {
+// park puts verified events into the inbound queue, as far as it has room for
+// them: what it has not is returned. The others survive a restart when it returns
+// without an error.
+func (s *Server) park(ctx context.Context, key store.RoomKey, origin string, events []*event.Event) (refused []*event.Event, err error) {
 	rows := make([]store.Inbound, len(events))
 	for i, e := range events {
 		rows[i] = store.Inbound{Seq: s.db.NextID(), Room: key.NID, ID: e.EventID(), Origin: origin, Data: e.JSON()}
 	}
 	now := s.Clock().UnixMilli()
-	err := s.db.Do(ctx, &sqldb.Op{
+	var room fullness
+	err = s.db.Do(ctx, &sqldb.Op{
 		Name: "inbound",
 		Check: func(tx *sqldb.Tx) error {
-			n, err := s.Store.InboundCount(tx, key.NID)
-			if err == nil && n > maxInbound {
-				err = errInboundFull
-			}
+			n, err := s.Store.InboundBacklog(tx, key.NID, origin)
+			room = s.Inbound.room(n, len(rows))
 			return err
 		},
-		Write: func(tx *sqldb.Tx, _ int64) error { return s.Store.AddInbound(tx, rows, now) },
+		Write: func(tx *sqldb.Tx, _ int64) error {
+			if room.rows == 0 {
+				return nil
+			}
+			return s.Store.AddInbound(tx, rows[:room.rows], now)
+		},
 	})
-	if err == nil {
-		s.untried(key, rows[0].Seq)
-		s.signal(key)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	if room.rows > 0 {
+		s.untried(key, rows[0].Seq)
+		s.signal(key, origin)
+	}
+	refused = events[room.rows:]
+	s.leave(key, origin, refused, room.full)
+	return refused, nil
 }
 
 // untried lets rows from seq on have their turn, where newer ones had theirs
@@ -114,6 +134,7 @@ func (s *Server) Run(ctx context.Context) error {
 			wg.Go(func() {
 				s.drainRoom(ctx, key)
 				<-slots
+				s.poke()
 			})
 		}
 		select {
@@ -148,25 +169,34 @@ func (s *Server) findInbound(ctx context.Context) error {
 	}
 	for _, nid := range nids {
 		var key store.RoomKey
+		var origin string
 		err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
-			key, err = s.Store.RoomByNID(tx, nid)
+			if key, err = s.Store.RoomByNID(tx, nid); err == nil {
+				origin, err = s.Store.InboundOrigin(tx, nid)
+			}
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		s.signal(key)
+		s.signal(key, origin)
 	}
 	return nil
 }
 
+// nextInbound takes a room to work on, of a server that does not keep its share
+// of the drainers busy already.
 func (s *Server) nextInbound() (store.RoomKey, bool) {
 	s.intake.mu.Lock()
 	defer s.intake.mu.Unlock()
-	for nid, key := range s.intake.rooms {
-		if !s.intake.busy[nid] {
-			s.intake.busy[nid] = true
-			return key, true
+	share := map[string]int{}
+	for _, origin := range s.intake.busy {
+		share[origin]++
+	}
+	for nid, q := range s.intake.rooms {
+		if _, busy := s.intake.busy[nid]; !busy && share[q.origin] < drainShare {
+			s.intake.busy[nid] = q.origin
+			return q.key, true
 		}
 	}
 	return store.RoomKey{}, false
@@ -210,8 +240,11 @@ func (s *Server) settleIntake(ctx context.Context, key store.RoomKey, failed err
 		return
 	}
 	rows, err := s.nextRows(ctx, key, 1)
-	if err == nil && len(rows) > 0 {
-		s.signal(key)
+	switch {
+	case err == nil && len(rows) > 0:
+		s.signal(key, rows[0].Origin)
+	case err == nil:
+		s.takeLeft(ctx, key)
 	}
 }
 
@@ -258,6 +291,10 @@ func (s *Server) drainOnce(ctx context.Context, key store.RoomKey) (more bool, e
 // placeRow places one queued event and takes its row off the queue, or counts a
 // failure of it.
 func (s *Server) placeRow(ctx context.Context, key store.RoomKey, row store.Inbound, e *event.Event) error {
+	if s.thinking.over(serverOf(e.Sender()), s.Clock()) {
+		s.bounds.heldBack.Inc()
+		return nil // its turn comes with the next tick
+	}
 	err := s.place(ctx, key, row.Origin, e)
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -17,7 +17,8 @@ import (
 // Receive takes the PDUs of a transaction (server-server API, "Transactions")
 // and returns the error of each event by its id, "" where it was taken. A bad
 // PDU never fails the rest. When Receive returns without an error every event
-// that was not refused is in its room or in the durable inbound queue.
+// that was not refused is in its room or in the durable inbound queue. It takes its
+// time when much of the origin waits there.
 func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMessage) (map[string]string, error) {
 	results := make(map[string]string, len(pdus))
 	rooms := map[int64]*arrival{}
@@ -31,6 +32,11 @@ func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMess
 			return nil, err
 		}
 	}
+	for _, a := range rooms {
+		if a.parked > 0 {
+			s.slow(ctx, a.key, origin)
+		}
+	}
 	return results, nil
 }
 
@@ -39,6 +45,7 @@ type arrival struct {
 	key    store.RoomKey
 	origin string
 	events []*event.Event
+	parked int // events that wait in the inbound queue now
 }
 
 // sortPDU parses one PDU and puts it to its room. Its error is the database's.
@@ -106,7 +113,12 @@ func (s *Server) take(ctx context.Context, a *arrival, results map[string]string
 	if len(rest) == 0 {
 		return nil
 	}
-	return s.park(ctx, a.key, a.origin, rest)
+	refused, err := s.park(ctx, a.key, a.origin, rest)
+	for _, e := range refused {
+		results[e.EventID()] = errInboundFull.Error()
+	}
+	a.parked = len(rest) - len(refused)
+	return err
 }
 
 func (r *room) isResident() bool {
@@ -154,6 +166,11 @@ func (s *Server) takeOnce(ctx context.Context, a *arrival, results map[string]st
 	var rest []*event.Event
 	var drafts []*draft
 	for i, e := range a.events {
+		if s.thinking.over(serverOf(e.Sender()), s.Clock()) {
+			s.bounds.heldBack.Inc()
+			rest = a.events[i:]
+			break
+		}
 		d, err := b.admit(ctx, e, admission{})
 		if errors.Is(err, errMissingPrev) || errors.Is(err, errMissingAuth) || errors.Is(err, errUnasked) {
 			rest = a.events[i:]

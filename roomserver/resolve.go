@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"time"
 
 	"knock/internal/sqldb"
 	"knock/roomserver/auth"
@@ -44,6 +45,8 @@ func (b *batch) merge(ctx context.Context, refs []*store.Ref) (*store.Ref, error
 	if len(distinct) == 1 {
 		return distinct[0], nil
 	}
+	began := time.Now()
+	defer func() { b.r.s.thought(b.sender, time.Since(began)) }()
 	sets := make([]*state.Set, len(distinct))
 	for i, ref := range distinct {
 		sets[i] = ref.Set

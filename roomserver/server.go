@@ -58,7 +58,9 @@ type Options struct {
 	// DefaultVersion is the room version of new rooms.
 	DefaultVersion string
 	// Down tells of servers that failed lately, so that others are asked first. It may be nil.
-	Down       func(server string) bool
+	Down func(server string) bool
+	// Inbound bounds what waits of other servers' events, and the work that they make.
+	Inbound    InboundLimits
 	Registerer prometheus.Registerer // nil: no metrics
 }
 
@@ -112,16 +114,18 @@ type Server struct {
 	Options
 	db *sqldb.DB
 
-	mu      sync.Mutex
-	rooms   map[int64]*room
-	used    uint64 // counts uses, to evict the longest unused handle
-	loading map[int64]*loading
-	invites sync.Mutex // guards the creation of rows of rooms that are not resident
-	intake  intake
-	follows followUps
-	redeems chan struct{} // wakes what works off redemptions
-	joins   joins
-	held    atomic.Int64 // bytes of large answers of other servers that are in memory
+	mu       sync.Mutex
+	rooms    map[int64]*room
+	used     uint64 // counts uses, to evict the longest unused handle
+	loading  map[int64]*loading
+	invites  sync.Mutex // guards the creation of rows of rooms that are not resident
+	intake   intake
+	follows  followUps
+	thinking thinking
+	redeems  chan struct{} // wakes what works off redemptions
+	joins    joins
+	bounds   boundMetrics
+	held     atomic.Int64 // bytes of large answers of other servers that are in memory
 
 	policyTuples [len(policyTypes)]int64
 	asking       singleflight.Group // sends of transactions that wait for a policy server
@@ -151,8 +155,12 @@ func New(o Options) *Server {
 		Options: o, db: o.Store.DB, rooms: map[int64]*room{}, loading: map[int64]*loading{},
 		redeems: make(chan struct{}, 1),
 		follows: followUps{users: map[string]followUp{}, wake: make(chan struct{}, 1)},
-		intake:  intake{rooms: map[int64]store.RoomKey{}, busy: map[int64]bool{}, tried: map[int64]int64{}, wake: make(chan struct{}, 1)},
+		intake: intake{rooms: map[int64]queuedRoom{}, busy: map[int64]string{}, left: map[int64][]leftOver{}, tried: map[int64]int64{},
+			wake: make(chan struct{}, 1)},
 	}
+	s.Inbound = s.Inbound.orDefault()
+	s.thinking = thinking{spent: map[string]account{}, perMinute: s.Inbound.Thinking}
+	s.bounds.init(o.Registerer)
 	s.joins.init(o.Registerer)
 	return s
 }

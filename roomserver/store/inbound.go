@@ -29,6 +29,9 @@ var (
 	listInbound   = sqldb.Register("inbound.list", `SELECT seq, room, id, origin, failures, data FROM inbound WHERE room = $1 AND seq > $2 AND failures < $3 ORDER BY seq LIMIT $4`)
 	asideInbound  = sqldb.Register("inbound.aside", `SELECT seq, room, id, origin, failures, error FROM inbound WHERE room = $1 AND failures >= $2 ORDER BY seq LIMIT $3`)
 	countInbound  = sqldb.Register("inbound.count", `SELECT count(*) FROM inbound WHERE room = $1 AND failures < $2`)
+	countOrigin   = sqldb.Register("inbound.countOrigin", `SELECT count(*) FROM inbound WHERE origin = $1 AND failures < $2`)
+	countShare    = sqldb.Register("inbound.countShare", `SELECT count(*) FROM inbound WHERE origin = $1 AND room = $2 AND failures < $3`)
+	originInbound = sqldb.Register("inbound.origin", `SELECT origin FROM inbound WHERE room = $1 AND failures < $2 ORDER BY seq LIMIT 1`)
 	roomsInbound  = sqldb.Register("inbound.rooms", `SELECT DISTINCT room FROM inbound WHERE failures < $1`)
 	deleteInbound = sqldb.Register("inbound.delete", `DELETE FROM inbound WHERE seq = $1`)
 	failInbound   = sqldb.Register("inbound.fail", `UPDATE inbound SET failures = failures + 1, error = $2 WHERE seq = $1`)
@@ -60,6 +63,33 @@ func (s *Store) InboundOf(tx *sqldb.Tx, room, after int64, limit int) ([]Inbound
 func (s *Store) InboundCount(tx *sqldb.Tx, room int64) (n int64, err error) {
 	err = tx.QueryRow(countInbound, room, maxFailures).Scan(&n)
 	return n, err
+}
+
+// Backlog is how many PDUs wait for their turn: of a room, of a server, and of the server in the room.
+type Backlog struct{ Room, Origin, Share int64 }
+
+// InboundBacklog counts what waits of a room and of the server that sent it.
+func (s *Store) InboundBacklog(tx *sqldb.Tx, room int64, origin string) (b Backlog, err error) {
+	if b.Room, err = s.InboundCount(tx, room); err != nil {
+		return b, err
+	}
+	if err = tx.QueryRow(countOrigin, []byte(origin), maxFailures).Scan(&b.Origin); err != nil {
+		return b, err
+	}
+	err = tx.QueryRow(countShare, []byte(origin), room, maxFailures).Scan(&b.Share)
+	return b, err
+}
+
+// InboundOrigin returns the server that sent the PDU of a room that waits longest, "" when none waits.
+func (s *Store) InboundOrigin(tx *sqldb.Tx, room int64) (string, error) {
+	origins, err := sqldb.Collect(tx, originInbound, func(rows *sqldb.Rows) (origin []byte, err error) {
+		err = rows.Scan(&origin)
+		return origin, err
+	}, room, maxFailures)
+	if err != nil || len(origins) == 0 {
+		return "", err
+	}
+	return string(origins[0]), nil
 }
 
 // InboundAside returns the first hundred PDUs of a room that failed too often,

@@ -91,6 +91,12 @@ func TestInviteOfUnknownAddress(t *testing.T) {
 		w.must(id.Bind(w.ctx, "bob@example.com", w.bob.UserID, w.b.URL())) // again: it has its turn at once
 		for _, room := range rooms {
 			w.becomes(w.bob, room, "invite")
+			w.must(w.alice.Until(w.ctx, func(v *lab.View) error { // the invite is in the room after it was signed for bob
+				if v.Room(room).Member(w.bob.UserID) != "invite" {
+					return errors.New("the room does not know of the invite")
+				}
+				return nil
+			}))
 			_, err := w.bob.Join(w.ctx, room, "a.test")
 			w.must(err)
 			w.becomes(w.bob, room, "join")

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"knock/clientapi/people"
 	pushapi "knock/clientapi/push"
 	relationsapi "knock/clientapi/relations"
+	"knock/clientapi/rendezvous"
 	roomsapi "knock/clientapi/rooms"
 	"knock/clientapi/slidingsync"
 	"knock/clientapi/spaces"
@@ -93,6 +95,7 @@ type parts struct {
 	keysAPI      *keysapi.API
 	bridgesAPI   *bridges.API
 	adminAPI     *admin.API
+	rendezvous   *rendezvous.API
 	federation   *federationapi.API // nil without federation, like keeper
 	keeper       *agree.Keeper
 
@@ -144,6 +147,7 @@ func (n *Node) wire(context.Context) error {
 	n.newEphemeral()
 	p.services.UseSources(appservice.Sources{Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee})
 	p.limiter = n.newLimiter()
+	p.rendezvous = rendezvous.New(rendezvous.Options{BaseURL: strings.TrimSuffix(n.cfg.PublicBaseURL, "/")})
 	p.about = n.newAbout()
 	p.accountAPI = n.newAccountAPI()
 	if p.mail != nil {
@@ -221,6 +225,7 @@ func (n *Node) clientRoutes() []httpx.Route {
 	rows = append(rows, p.media.ClientRoutes()...)
 	rows = append(rows, p.bridgesAPI.Routes()...)
 	rows = append(rows, p.adminAPI.Routes()...)
+	rows = append(rows, p.rendezvous.Routes()...)
 	return append(rows, n.federationRoutes()...)
 }
 
@@ -523,7 +528,7 @@ func (n *Node) newAbout() *clientapi.API {
 	s := n.cfg.Support
 	return clientapi.New(clientapi.Options{PublicBaseURL: n.cfg.PublicBaseURL, DelegatedTo: n.cfg.Federation.PublicAddress,
 		SupportEmail: s.Email, SupportUser: s.MatrixID, SupportPage: s.Page,
-		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: features,
+		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: slices.Concat(features, n.parts.rendezvous.Features()),
 		Emails: n.parts.mail != nil, PolicyKey: n.policyPublic()})
 }
 
