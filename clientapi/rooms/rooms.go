@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"knock/internal/account"
 	"knock/internal/appservice"
 	"knock/internal/httpx"
 	"knock/internal/identity"
@@ -44,6 +45,10 @@ type Options struct {
 	// Replaced is told of a user who came into a room that replaces another; it
 	// may be nil.
 	Replaced func(ctx context.Context, user, old, room string) error
+	// Accounts has what users noted of rooms; nil: nothing.
+	Accounts *account.Service
+	// Events answers GET /events for all rooms; nil: only those of one room are told.
+	Events httpx.Handler
 	// Search finds texts; nil: searching is turned off.
 	Search *search.Index
 	Log    *logrus.Entry // nil: silent
@@ -129,6 +134,9 @@ func (a *API) readRoutes() []httpx.Route {
 		get(room+"event/{eventId}", a.event, false),
 		get(room+"context/{eventId}", a.context, false),
 		get(v1+"rooms/{roomId}/timestamp_to_event", a.timestampToEvent, false),
+		get(room+"initialSync", a.initialSync, false),
+		get(v3+"events/{eventId}", a.anyEvent, false),
+		{Method: http.MethodGet, Path: v3 + "events", Handler: a.events, Auth: httpx.AuthGuestOK, Spec: "Room Previews", Waits: true},
 	}
 }
 

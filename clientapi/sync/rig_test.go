@@ -82,14 +82,18 @@ func newRig(t testing.TB, url string) *rig {
 func (g *rig) restart() {
 	g.sync = New(Options{DB: g.db, Hub: g.hub, Rooms: g.rooms, Accounts: g.accounts, Push: g.push, Typing: g.typing,
 		Receipts: g.receipts, Presence: g.presence})
+	g.router = shapes.Watched(g.t, httpx.NewRouter(g.sync.Routes(), g.hooks()))
+}
+
+func (g *rig) hooks() httpx.Hooks {
 	closing, cancel := context.WithCancel(context.Background())
 	g.closing = cancel
 	g.t.Cleanup(cancel)
-	g.router = shapes.Watched(g.t, httpx.NewRouter(g.sync.Routes(), httpx.Hooks{Closing: closing,
+	return httpx.Hooks{Closing: closing,
 		Authenticate: func(_ context.Context, token string, _ *httpx.Request) (httpx.Caller, error) {
 			user, device, _ := strings.Cut(token, "/")
 			return httpx.Caller{UserID: user, DeviceID: device}, nil
-		}}))
+		}}
 }
 
 // counters and places do what cmd/knock does between parts.

@@ -102,6 +102,7 @@ func (s *Sync) Routes() []httpx.Route {
 	const base = "/_matrix/client/v3/"
 	return []httpx.Route{
 		{Method: http.MethodGet, Path: base + "sync", Handler: s.sync, Auth: httpx.AuthGuestOK, Spec: "Syncing", Hot: true, Waits: true},
+		{Method: http.MethodGet, Path: base + "initialSync", Handler: s.initialSync, Auth: httpx.AuthUser, Spec: "Syncing"},
 		{Method: http.MethodPost, Path: base + "user/{userId}/filter", Handler: s.putFilter, Auth: httpx.AuthGuestOK, Spec: "Filtering"},
 		{Method: http.MethodGet, Path: base + "user/{userId}/filter/{filterId}", Handler: s.getFilter, Auth: httpx.AuthGuestOK, Spec: "Filtering"},
 	}

@@ -10,11 +10,6 @@ var missing = map[string]string{
 	"getUrlPreview":       "previews are not there yet",
 	"getUrlPreviewAuthed": "previews are not there yet",
 	"getTurnServer":       "calls are not there yet",
-	"getEvents":           "the API before /sync is not there yet",
-	"peekEvents":          "the API before /sync is not there yet",
-	"getOneEvent":         "the API before /sync is not there yet",
-	"initialSync":         "the API before /sync is not there yet",
-	"roomInitialSync":     "the API before /sync is not there yet",
 }
 
 // TestNothingIsMissing holds that every endpoint of the specification is served, deprecated ones too, save those listed.

@@ -453,7 +453,7 @@ func (n *Node) syncPosition(token string) (int64, bool) {
 func (n *Node) newRoomsAPI() *roomsapi.API {
 	p := &n.parts
 	o := roomsapi.Options{ServerName: n.cfg.ServerName, Services: p.services, Rooms: p.rooms, DB: n.db, Hub: n.hub, SyncPosition: n.syncPosition,
-		Replaced: n.takeAlong, Search: n.searchIndex(), Bundle: p.related.Extra, Related: p.related.Related, Check: p.index.Check, Log: n.logs.Component("rooms")}
+		Accounts: p.account, Events: p.sync.Events, Replaced: n.takeAlong, Search: n.searchIndex(), Bundle: p.related.Extra, Related: p.related.Related, Check: p.index.Check, Log: n.logs.Component("rooms")}
 	if n.cfg.Identity.Enabled {
 		o.Identity = p.identity
 	}
