@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"knock/cmd/knock/demo/lab"
 	"knock/test/hstest"
 )
 
@@ -23,39 +24,84 @@ func TestLargeRoom(t *testing.T) {
 	}
 	hstest.Each(t, func(t *testing.T, s *hstest.Site) {
 		a, b := s.Start("a.test"), s.Add("b.test")
-		alice := a.MustRegister("alice")
-		room, err := alice.CreateRoom(t.Context(), map[string]any{"preset": "public_chat"})
-		must(t, err)
-		must(t, a.Stop())
-		users := make([]string, members-1)
-		for i := range users {
-			users[i] = fmt.Sprintf("@member%d:a.test", i)
-		}
-		must(t, a.Populate(t.Context(), room, users))
+		room := populated(t, a, members)
 		must(t, a.StartProcess())
 		must(t, b.StartProcess())
 		bob := b.MustRegister("bob")
 		began := time.Now()
-		_, err = bob.Join(t.Context(), room, "a.test")
+		_, err := bob.Join(t.Context(), room, "a.test")
 		must(t, err)
 		took := time.Since(began)
 		serving, err := a.PeakMemory()
 		must(t, err)
 		joining, err := b.PeakMemory()
 		must(t, err)
-		state, err := bob.State(t.Context(), room)
-		must(t, err)
-		joined := 0
-		for _, e := range state {
-			if e.Type == "m.room.member" && gjson.GetBytes(e.Content, "membership").Str == "join" {
-				joined++
-			}
-		}
-		if joined != members+1 {
-			t.Errorf("%d members are in the room where it came to, want %d", joined, members+1)
-		}
+		expectMembers(t, bob, room, members+1)
 		t.Logf("%d members: %s, peak memory %d MiB where the room was, %d MiB where it came to", members, took.Round(time.Millisecond), serving>>20, joining>>20)
 	})
+}
+
+// TestKilledInAJoin kills the node that joins, at any moment, again and again: a join that did not come to its end leaves nothing
+// that keeps the next one from it, and one that did is whole.
+func TestKilledInAJoin(t *testing.T) {
+	const members = 600
+	hstest.Each(t, func(t *testing.T, s *hstest.Site) {
+		a, b := s.Start("a.test"), s.Add("b.test")
+		room := populated(t, a, members)
+		must(t, a.StartProcess())
+		must(t, b.StartProcess())
+		bob := b.MustRegister("bob")
+		for delay := 10 * time.Millisecond; delay < 200*time.Millisecond; delay += delay / 2 {
+			result := make(chan error, 1)
+			go func() {
+				_, err := bob.Join(t.Context(), room, "a.test")
+				result <- err
+			}()
+			time.Sleep(delay)
+			must(t, b.Kill())
+			answered := <-result == nil
+			must(t, b.StartProcess())
+			bob.BaseURL = b.URL()
+			if answered { // what was answered is there
+				expectMembers(t, bob, room, members+1)
+				break
+			}
+		}
+		_, err := bob.Join(t.Context(), room, "a.test")
+		must(t, err)
+		expectMembers(t, bob, room, members+1)
+		_, err = bob.Say(t.Context(), room, "hello")
+		must(t, err)
+	})
+}
+
+// populated makes a public room of members of one node, and stops the node.
+func populated(t *testing.T, n *hstest.Node, members int) string {
+	t.Helper()
+	room, err := n.MustRegister("alice").CreateRoom(t.Context(), map[string]any{"preset": "public_chat"})
+	must(t, err)
+	must(t, n.Stop())
+	users := make([]string, members-1)
+	for i := range users {
+		users[i] = fmt.Sprintf("@member%d:%s", i, n.Name)
+	}
+	must(t, n.Populate(t.Context(), room, users))
+	return room
+}
+
+func expectMembers(t *testing.T, c *lab.Client, room string, want int) {
+	t.Helper()
+	state, err := c.State(t.Context(), room)
+	must(t, err)
+	joined := 0
+	for _, e := range state {
+		if e.Type == "m.room.member" && gjson.GetBytes(e.Content, "membership").Str == "join" {
+			joined++
+		}
+	}
+	if joined != want {
+		t.Errorf("%d members are in the room where it came to, want %d", joined, want)
+	}
 }
 
 func must(t *testing.T, err error) {
