@@ -60,6 +60,7 @@ func (c *Config) check() []string {
 	c.checkNames(fail)
 	c.checkListeners(fail)
 	c.checkClasses(fail)
+	c.checkFederationLimits(fail)
 	c.checkSMTP(fail)
 	c.checkRegistration(fail)
 	for _, name := range slices.Sorted(maps.Keys(c.Logging.Levels)) {
@@ -177,6 +178,18 @@ func (c *Config) checkSMTP(fail func(path, format string, args ...any)) {
 	}
 	if c.SMTP.Timeout == 0 {
 		fail("smtp.timeout", "smtp.timeout must be above 0")
+	}
+}
+
+func (c *Config) checkFederationLimits(fail func(path, format string, args ...any)) {
+	l := c.Federation.Limits
+	for _, v := range []struct {
+		name  string
+		value float64
+	}{{"per_second", l.PerSecond}, {"burst", float64(l.Burst)}, {"in_flight", float64(l.InFlight)}, {"bytes", float64(l.Bytes)}, {"queue", float64(l.Queue)}} {
+		if v.value < 0 {
+			fail("federation.limits."+v.name, "federation.limits.%s cannot be below 0", v.name)
+		}
 	}
 }
 

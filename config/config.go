@@ -131,6 +131,22 @@ type Federation struct {
 	Partners          []string       `yaml:"partners" check:"name" doc:"Servers that always matter, patterns as above: while they are down they are tried every five minutes, and they never count as gone. Servers that share rooms are treated so for a month."`
 	RetireAfter       Duration       `yaml:"retire_after" doc:"How long nothing may be heard of a server before it counts as gone: it is left alone, and messages to its devices are dropped, until it calls or a user of its joins a room. 0 is never."`
 	TrustedKeyServers []string       `yaml:"trusted_key_servers" check:"name" doc:"Servers asked for the keys of servers that do not answer themselves. Each learns whom you talk to and is believed."`
+
+	Limits FederationLimits `yaml:"limits" doc:"What one other server may ask of this one. What is more is refused, and counted in knock_federation_refused_requests_total, knock_rooms_inbound_refused_total and knock_rooms_inbound_held_back_total."`
+}
+
+// FederationLimits bound what one other server may ask for.
+type FederationLimits struct {
+	PerSecond  float64  `yaml:"per_second" doc:"Requests a second, on average. 0 is no limit."`
+	Burst      int      `yaml:"burst" doc:"Requests at once. 0 is 500."`
+	InFlight   int      `yaml:"in_flight" doc:"Requests that are worked on at a time. 0 is 64."`
+	Bytes      Size     `yaml:"bytes" doc:"Bodies of these requests, in all. 0 is 64MiB."`
+	Queue      int      `yaml:"queue" doc:"Events that wait to be placed, of a server or of a room; half of it of one server in one room. 0 is 10000."`
+	Resolution Duration `yaml:"resolution" doc:"Time in state resolution for the server's events, each minute. Five times as much may be used at a stretch; then they wait. 0 is 10s."`
+}
+
+func defaultFederationLimits() FederationLimits {
+	return FederationLimits{PerSecond: 100, Burst: 500, InFlight: 64, Bytes: 64 << 20, Queue: 10_000, Resolution: Duration(10 * time.Second)}
 }
 
 // Media says how files are kept.
@@ -215,7 +231,7 @@ func Default() *Config {
 		Registration: Registration{Mode: "token", MinPassword: 8, Captcha: defaultCaptcha()},
 		Validity:     Validity{RenewBefore: Duration(7 * 24 * time.Hour)},
 		RateLimits:   RateLimits{Enabled: true, Classes: defaultClasses()},
-		Federation:   Federation{Enabled: true, RetireAfter: Duration(30 * 24 * time.Hour)},
+		Federation:   Federation{Enabled: true, RetireAfter: Duration(30 * 24 * time.Hour), Limits: defaultFederationLimits()},
 		Media:        Media{MaxUploadSize: 50 << 20, RemoteCacheSize: 10 << 30, RemoteCacheAge: Duration(30 * 24 * time.Hour)},
 		Identity:     Identity{Enabled: true},
 		Push:         Push{EmailDelay: Duration(10 * time.Minute)},

@@ -14,6 +14,7 @@ import (
 	"knock/internal/clock"
 	"knock/internal/ephemeral"
 	"knock/internal/httpx"
+	"knock/internal/limits"
 	"knock/internal/matrixerr"
 	"knock/roomserver"
 )
@@ -45,6 +46,7 @@ type Options struct {
 	// Alive hears of every server that made a valid request; it must not block. nil: nobody.
 	Alive func(server string)
 
+	Limits     Limits
 	Clock      clock.Clock           // nil is the machine's
 	Log        *logrus.Entry         // nil is the standard logger
 	Registerer prometheus.Registerer // nil: no metrics
@@ -52,10 +54,13 @@ type Options struct {
 
 // API serves the Server-Server API. It is safe for concurrent use and starts nothing.
 type API struct {
-	o       Options
-	slots   *slots
-	answers *cache.Cache[transactionKey, httpx.Raw]
-	metrics *metrics
+	o          Options
+	slots      *slots
+	rates      *limits.Limiter
+	working    *budget // requests that are worked on, by server
+	unverified *budget // bodies whose signature is not checked yet, by address
+	answers    *cache.Cache[transactionKey, httpx.Raw]
+	metrics    *metrics
 }
 
 // New makes an API.
@@ -72,8 +77,10 @@ func New(o Options) *API {
 	if o.Listing == nil {
 		o.Listing = roomserver.NewListing(o.Rooms, nil)
 	}
+	o.Limits = o.Limits.orDefault()
 	return &API{
-		o: o, slots: newSlots(), metrics: newMetrics(o.Registerer),
+		o: o, slots: newSlots(), metrics: newMetrics(o.Registerer), rates: newRates(o.Limits),
+		working: newBudget(o.Limits.InFlight, o.Limits.Bytes, 0), unverified: newBudget(addressWaiting, addressBytes, allBytes),
 		answers: cache.New(cache.Options[transactionKey, httpx.Raw]{
 			Name: "federation_transactions", Entries: answersKept, Bytes: 8 << 20, Registerer: o.Registerer,
 			Cost: func(k transactionKey, v httpx.Raw) int64 { return int64(len(k.origin) + len(k.id) + len(v)) },
@@ -84,7 +91,7 @@ func New(o Options) *API {
 // AuthenticateServer checks the X-Matrix header of a request (Server-Server API, "Request Authentication") and
 // returns the server that made it. It is the router's hook.
 func (a *API) AuthenticateServer(ctx context.Context, r *httpx.Request) (origin string, err error) {
-	body, err := r.Bytes()
+	body, err := a.readBody(r)
 	if err != nil {
 		return "", err
 	}
@@ -95,6 +102,10 @@ func (a *API) AuthenticateServer(ctx context.Context, r *httpx.Request) (origin 
 	origin, err = a.o.Verifier.VerifyRequest(ctx, r.Method, uri, r.Header.Values("Authorization"), body, []string{a.o.ServerName})
 	if err != nil {
 		return "", err
+	}
+	if e := a.rates.Allow(tooFast, origin); e != nil {
+		a.metrics.refused.WithLabelValues(tooFast).Inc()
+		return "", e
 	}
 	a.o.Alive(origin)
 	return origin, nil

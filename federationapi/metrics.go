@@ -7,6 +7,7 @@ type metrics struct {
 	transactions *prometheus.CounterVec
 	pdus         prometheus.Counter
 	edus         *prometheus.CounterVec
+	refused      *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -21,8 +22,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "knock_federation_received_edus_total", Help: "EDUs in the transactions of other servers, by type.",
 		}, []string{"type"}),
 	}
+	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "knock_federation_refused_requests_total", Help: "Requests of other servers that were too many, by bound.",
+	}, []string{"bound"})
 	if reg != nil {
-		reg.MustRegister(m.transactions, m.pdus, m.edus)
+		reg.MustRegister(m.refused, m.transactions, m.pdus, m.edus)
 	}
 	return m
 }

@@ -31,7 +31,7 @@ func (a *API) Routes() []httpx.Route {
 	version.Auth = httpx.AuthNone
 	extremities := get("", "MSC4370 (forward extremities)", a.extremities)
 	extremities.Path = "/_matrix/federation/unstable/org.matrix.msc4370/extremities/{roomId}"
-	return append(append(a.encryptionRoutes(), a.policyRoutes()...), []httpx.Route{
+	rows := append(append(a.encryptionRoutes(), a.policyRoutes()...), []httpx.Route{
 		transactions,
 		version,
 		extremities,
@@ -61,4 +61,10 @@ func (a *API) Routes() []httpx.Route {
 		get("/publicRooms", "Published Room Directory", a.publicRooms),
 		post("/publicRooms", "Published Room Directory", a.searchPublicRooms),
 	}...)
+	for i := range rows {
+		if rows[i].Auth == httpx.AuthServer {
+			rows[i].Handler = a.bounded(rows[i].Handler)
+		}
+	}
+	return rows
 }

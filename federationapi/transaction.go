@@ -72,6 +72,7 @@ func (a *API) sendTransaction(ctx context.Context, r *httpx.Request) (any, error
 	leave, err := a.slots.enter(ctx, key.origin)
 	if err != nil {
 		a.metrics.transactions.WithLabelValues("refused").Inc()
+		a.metrics.refused.WithLabelValues(tooWaiting).Inc()
 		return nil, err
 	}
 	defer leave()

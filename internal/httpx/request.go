@@ -40,6 +40,14 @@ func (r *Request) Route() Route { return *r.route }
 // ClientIP is the caller's address: the peer's, or the one that a listed proxy named.
 func (r *Request) ClientIP() string { return r.clientIP }
 
+// MaxBody is the most bytes that Bytes reads.
+func (r *Request) MaxBody() int64 {
+	if limit := r.route.maxBody(); limit >= 0 {
+		return limit
+	}
+	return DefaultMaxBody
+}
+
 // Query is the first value of a query parameter, "" when absent.
 func (r *Request) Query(name string) string { return r.QueryAll().Get(name) }
 
@@ -77,10 +85,7 @@ func (r *Request) readBody() ([]byte, error) {
 	if r.Request.Body == nil {
 		return nil, nil
 	}
-	limit := r.route.maxBody()
-	if limit < 0 {
-		limit = DefaultMaxBody
-	}
+	limit := r.MaxBody()
 	if r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}

@@ -358,6 +358,7 @@ func (n *Node) newRooms() *roomserver.Server {
 	p := &n.parts
 	o := roomserver.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Hub: n.hub, Store: p.store,
 		Profiles: memberProfiles{p.account}, UnknownAlias: p.services.AskAlias, BlocksInvite: p.account.BlocksInvite, KeyValid: p.identity.KeyValid, AliasesChanged: p.services.AliasesChanged, DefaultVersion: n.cfg.Room.DefaultVersion, Erased: p.account.Erased, PolicyOptional: n.cfg.Room.PolicyOptional, Log: n.logs.Component("rooms"), Registerer: n.metrics,
+		Inbound: roomserver.InboundLimits{Full: n.cfg.Federation.Limits.Queue, Thinking: time.Duration(n.cfg.Federation.Limits.Resolution)},
 		Participants: []roomserver.Participant{
 			counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}, p.index, userdir.NewWatcher(n.hub, n.cfg.ServerName),
 			&gatekeeper{e2ee: p.e2ee, store: p.store, server: n.cfg.ServerName, later: &n.later},
@@ -418,8 +419,17 @@ func (n *Node) newFederation() *federationapi.API {
 		return nil
 	}
 	return federationapi.New(federationapi.Options{ServerName: n.cfg.ServerName, Version: n.opts.Version, Rooms: p.rooms, Services: p.services, Verifier: p.keys,
-		Accounts: p.account, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Encryption: p.e2ee, Alive: n.alive,
+		Accounts: p.account, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Encryption: p.e2ee, Alive: n.alive, Limits: n.federationLimits(),
 		Log: n.logs.Component("federation"), Registerer: n.metrics})
+}
+
+func (n *Node) federationLimits() federationapi.Limits {
+	l := n.cfg.Federation.Limits
+	out := federationapi.Limits{PerSecond: l.PerSecond, Burst: l.Burst, InFlight: l.InFlight, Bytes: int64(l.Bytes)}
+	if l.PerSecond == 0 || !n.cfg.RateLimits.Enabled {
+		out.PerSecond = -1
+	}
+	return out
 }
 
 // alive hears of a server that reached us: its back-off ends and what waits for it is sent.
