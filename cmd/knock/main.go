@@ -41,7 +41,7 @@ func newRoot() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVarP(&p.file, "config", "c", "", "configuration file (default: $KNOCK_CONFIG, else "+defaultFile+" if it exists)")
 	flags.StringArrayVar(&p.set, "set", nil, "override a setting, such as --set registration.mode=open (repeatable)")
-	root.AddCommand(p.serve(), p.demo(), p.config(), p.keys(), p.user(), p.token(), p.search(), versionCommand())
+	root.AddCommand(p.serve(), p.demo(), p.config(), p.keys(), p.user(), p.token(), p.search(), p.doctor(), versionCommand())
 	return root
 }
 

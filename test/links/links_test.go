@@ -14,6 +14,8 @@ import (
 
 func TestMain(m *testing.M) { hstest.Main(m) }
 
+var errNotYet = errors.New("not yet")
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -58,7 +60,7 @@ func (d destination) is(state string, waiting int64) error {
 	if d.State == state && d.Waiting == waiting && (d.Oldest > 0) == (waiting > 0) && (state != "down" || d.Error != "" && d.Failing > 0) {
 		return nil
 	}
-	return errors.New("not yet")
+	return errNotYet
 }
 
 // TestDestinations watches a server go down and come back through the endpoints for administrators.

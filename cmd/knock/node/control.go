@@ -22,7 +22,7 @@ import (
 // directory, which only its owner can open, or of one opened for the purpose.
 type Command struct {
 	// Do is "user add", "user passwd", "user deactivate", "user lock", "user unlock", "user suspend", "user unsuspend", "user renew",
-	// "token create" or "search rebuild".
+	// "token create", "search rebuild" or "doctor federation".
 	Do       string        `json:"do"`
 	User     string        `json:"user,omitempty"`
 	Password string        `json:"password,omitempty"`
@@ -31,11 +31,14 @@ type Command struct {
 	Token    string        `json:"token,omitempty"`
 	Uses     *int64        `json:"uses,omitempty"`
 	Lifetime time.Duration `json:"lifetime,omitempty"`
+	Server   string        `json:"server,omitempty"` // of the doctor; "" is this one
+	Room     string        `json:"room,omitempty"`   // that it repairs
 }
 
-// Result is what a command made: a user id or a registration token.
+// Result is what a command made, a user id or a registration token, or what it found.
 type Result struct {
-	Made string `json:"made"`
+	Made   string  `json:"made"`
+	Checks []Check `json:"checks,omitempty"`
 }
 
 // Execute does one command.
@@ -47,32 +50,35 @@ func (n *Node) Execute(ctx context.Context, c Command) (Result, error) {
 		if err != nil {
 			return Result{}, err
 		}
-		return Result{login.UserID}, nil
+		return Result{Made: login.UserID}, nil
 	case "user passwd":
 		user := n.userID(c.User)
-		return Result{user}, accounts.SetPassword(ctx, user, c.Password, true, 0)
+		return Result{Made: user}, accounts.SetPassword(ctx, user, c.Password, true, 0)
 	case "user deactivate":
 		if n.opts.Offline {
 			return Result{}, errors.New("start the node first: it takes the user out of rooms")
 		}
 		user := n.userID(c.User)
-		return Result{user}, accounts.Deactivate(ctx, user, c.Erase)
+		return Result{Made: user}, accounts.Deactivate(ctx, user, c.Erase)
 	case "user lock", "user unlock":
 		user := n.userID(c.User)
-		return Result{user}, accounts.SetLocked(ctx, user, c.Do == "user lock")
+		return Result{Made: user}, accounts.SetLocked(ctx, user, c.Do == "user lock")
 	case "user renew":
 		user := n.userID(c.User)
-		return Result{user}, accounts.Renew(ctx, user)
+		return Result{Made: user}, accounts.Renew(ctx, user)
 	case "user suspend", "user unsuspend":
 		user := n.userID(c.User)
-		return Result{user}, accounts.SetSuspended(ctx, user, c.Do == "user suspend")
+		return Result{Made: user}, accounts.SetSuspended(ctx, user, c.Do == "user suspend")
 	case "token create":
 		t := account.RegistrationToken{Token: c.Token, UsesAllowed: c.Uses}
 		if c.Lifetime > 0 {
 			t.Expires = time.Now().Add(c.Lifetime)
 		}
 		token, err := accounts.CreateRegistrationToken(ctx, t)
-		return Result{token}, err
+		return Result{Made: token}, err
+	case "doctor federation":
+		checks, err := n.examine(ctx, c.Server, c.Room)
+		return Result{Checks: checks}, err
 	case "search rebuild":
 		return Result{}, n.parts.search.Rebuild(ctx)
 	}
