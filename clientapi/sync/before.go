@@ -1,17 +1,18 @@
 package sync
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"time"
 
 	"github.com/tidwall/gjson"
-	"github.com/tidwall/sjson"
 
 	"knock/clientapi/syncread"
 	"knock/internal/httpx"
 	"knock/internal/sqldb"
 	"knock/roomserver"
+	"knock/roomserver/event"
 	"knock/roomserver/store"
 )
 
@@ -32,12 +33,13 @@ func (s *Sync) initialSync(ctx context.Context, r *httpx.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	at.toDevice = noMessages
 	told := gjson.ParseBytes(body)
 	out := map[string]any{"end": at.String(), "presence": events(told, "presence.events"), "account_data": events(told, "account_data.events")}
 	rooms := []any{}
 	for _, section := range []string{"join", "leave"} {
 		for id, room := range told.Get("rooms." + section).Map() {
-			info, err := s.roomInfo(ctx, id, section, room, at)
+			info, err := s.roomInfo(ctx, q.user, id, room, at)
 			if err != nil {
 				return nil, err
 			}
@@ -49,7 +51,9 @@ func (s *Sync) initialSync(ctx context.Context, r *httpx.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		rooms = append(rooms, map[string]any{"room_id": id, "membership": "invite", "invite": invite})
+		if invite != nil { // else it was taken back meanwhile
+			rooms = append(rooms, map[string]any{"room_id": id, "membership": "invite", "invite": invite})
+		}
 	}
 	out["rooms"] = rooms
 	return out, nil
@@ -68,20 +72,20 @@ func events(told gjson.Result, path string) json.RawMessage {
 	return json.RawMessage("[]")
 }
 
-func (s *Sync) roomInfo(ctx context.Context, id, membership string, room gjson.Result, at token) (map[string]any, error) {
-	visibility := "private"
-	public, err := s.o.Rooms.IsPublished(ctx, id)
+func (s *Sync) roomInfo(ctx context.Context, user, id string, room gjson.Result, at token) (map[string]any, error) {
+	visibility, err := s.o.Rooms.Visibility(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if public {
-		visibility = "public"
+	m, err := s.o.Rooms.Membership(ctx, id, user)
+	if err != nil {
+		return nil, err
 	}
 	messages := map[string]any{"end": at.String(), "chunk": inRoom(room.Get("timeline.events"), id)}
 	if start := room.Get("timeline.prev_batch").Str; start != "" {
 		messages["start"] = start
 	}
-	return map[string]any{"room_id": id, "membership": membership, "visibility": visibility, "messages": messages,
+	return map[string]any{"room_id": id, "membership": m.State.String(), "visibility": visibility, "messages": messages,
 		"state": inRoom(room.Get("state.events"), id), "account_data": events(room, "account_data.events")}, nil
 }
 
@@ -89,11 +93,14 @@ func (s *Sync) roomInfo(ctx context.Context, id, membership string, room gjson.R
 func inRoom(events gjson.Result, room string) []json.RawMessage {
 	out := []json.RawMessage{}
 	for _, e := range events.Array() {
-		if with, err := sjson.Set(e.Raw, "room_id", room); err == nil {
-			out = append(out, json.RawMessage(with))
-		}
+		out = append(out, withRoom(e.Raw, room))
 	}
 	return out
+}
+
+// withRoom adds the id of its room to an event as it was encoded here.
+func withRoom(e, room string) json.RawMessage {
+	return append(append(event.AppendString([]byte(`{"room_id":`), room), ','), e[1:]...)
 }
 
 // ownMember returns the user's member event of a room; nil when there is none.
@@ -114,8 +121,7 @@ func (s *Sync) ownMember(ctx context.Context, q *request, room string, at int64)
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}
-	with, err := sjson.SetBytes(list[0], "room_id", room)
-	return with, err
+	return withRoom(string(list[0]), room), nil
 }
 
 // Events answers GET /events for all rooms of the caller: what happened after a token, or after now.
@@ -126,6 +132,7 @@ func (s *Sync) Events(ctx context.Context, r *httpx.Request) (any, error) {
 		return nil, err
 	}
 	q.since = s.now()
+	q.since.toDevice = noMessages
 	if from := r.Query("from"); from != "" {
 		t, err := parseToken(from)
 		if err != nil {
@@ -139,7 +146,7 @@ func (s *Sync) Events(ctx context.Context, r *httpx.Request) (any, error) {
 		}
 		q.since = t
 	}
-	start := q.since.String()
+	start, messages := q.since.String(), cmp.Or(q.since.toDevice, q.since.pos)
 	wait, cancel := context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
 	defer cancel()
 	for {
@@ -149,6 +156,7 @@ func (s *Sync) Events(ctx context.Context, r *httpx.Request) (any, error) {
 			return nil, err
 		}
 		q.since = at
+		at.toDevice = messages // none was told
 		if len(chunk) > 0 || !s.o.Hub.Wait(wait, q.user, at.pos, at.eph) {
 			body := append([]byte(`{"start":"`+start+`","end":"`+at.String()+`","chunk":`), syncread.AppendArray(nil, chunk)...)
 			return httpx.Raw(append(body, '}')), nil
@@ -175,7 +183,9 @@ func (s *Sync) happened(ctx context.Context, q *request, at token) ([]json.RawMe
 		if err != nil {
 			return nil, err
 		}
-		chunk = append(chunk, invite)
+		if invite != nil { // else it was taken back meanwhile
+			chunk = append(chunk, invite)
+		}
 	}
 	for _, e := range told.Get("presence.events").Array() {
 		chunk = append(chunk, json.RawMessage(e.Raw))

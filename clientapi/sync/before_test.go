@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"net/http"
 	"testing"
 
 	"knock/internal/httpx"
@@ -18,6 +19,9 @@ func TestBeforeSync(t *testing.T) {
 		old, left := g.create(roomserver.CreateRequest{Creator: a}), g.create(roomserver.CreateRequest{Creator: a})
 		g.join(left, b)
 		g.member(left, b, b, "leave")
+		banned := g.create(roomserver.CreateRequest{Creator: a})
+		g.join(banned, b)
+		g.member(banned, a, b, "ban")
 		said := g.say(room, a, "one")
 		g.member(old, a, b, "invite")
 
@@ -33,10 +37,9 @@ func TestBeforeSync(t *testing.T) {
 		expect(t, "inviter", invited.Get("invite.sender").Str, a)
 		_, archived := g.call(b, "GET", "/_matrix/client/v3/initialSync?archived=true", "")
 		expect(t, "archived", archived.Get(`rooms.#(membership=="leave").room_id`).Str, left)
+		expect(t, "banned", archived.Get(`rooms.#(membership=="ban").room_id`).Str, banned)
 
-		events := shapes.Watched(t, httpx.NewRouter([]httpx.Route{{Method: "GET", Path: "/_matrix/client/v3/events", Handler: g.sync.Events, Auth: httpx.AuthUser, Waits: true}}, g.hooks()))
-		main := g.router
-		g.router = events
+		g.router = g.events()
 		since := first.Get("end").Str
 		_, res := g.call(b, "GET", "/_matrix/client/v3/events?from="+since, "")
 		expect(t, "nothing yet", res.Get("chunk").Raw, "[]")
@@ -48,6 +51,10 @@ func TestBeforeSync(t *testing.T) {
 		expect(t, "once", res.Get("chunk").Raw, "[]")
 		status, _ := g.call(b, "GET", "/_matrix/client/v3/events?from=x", "")
 		expect(t, "a bad token", status, 400)
-		g.router = main
 	})
+}
+
+// events serves GET /events, which another door routes.
+func (g *rig) events() http.Handler {
+	return shapes.Watched(g.t, httpx.NewRouter([]httpx.Route{{Method: "GET", Path: "/_matrix/client/v3/events", Handler: g.sync.Events, Auth: httpx.AuthUser, Waits: true}}, g.hooks()))
 }

@@ -162,3 +162,26 @@ func TestIdlePollNeedsNoDatabase(t *testing.T) {
 		expect(t, "key counts", res.Get("device_one_time_keys_count.signed_curve25519").Raw, "0")
 	})
 }
+
+// TestMessagesAreKeptForSync has a client begin with the API before /sync, which tells of no messages to devices: going on
+// with /sync it gets them all.
+func TestMessagesAreKeptForSync(t *testing.T) {
+	eachEncrypted(t, func(g *rig, keys *e2ee.Service) {
+		t := g.t
+		a, as := g.device("a")
+		sendTo(g, keys, a, 0, 3)
+		_, res := g.call(as, "GET", "/_matrix/client/v3/initialSync", "")
+		_, _, n := messages(g.get(as, "since", res.Get("end").Str))
+		expect(t, "after /initialSync", n, 3)
+
+		b, as := g.device("b")
+		told := next(g.get(as))
+		sendTo(g, keys, b, 3, 2)
+		g.router = g.events()
+		_, res = g.call(as, "GET", "/_matrix/client/v3/events?from="+told, "")
+		g.restart()
+		g.sync.o.Keys = keys
+		_, _, n = messages(g.get(as, "since", res.Get("end").Str))
+		expect(t, "after /events", n, 2)
+	})
+}

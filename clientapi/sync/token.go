@@ -11,7 +11,7 @@ import (
 // part is all that other endpoints need.
 type token struct {
 	pos      int64
-	toDevice int64  // the position of messages to the device, when it is behind pos; else 0
+	toDevice int64  // the position of messages to the device, when it is behind pos; else 0. noMessages: it has none
 	eph      int64  // of the ephemeral sequence of the start named boot
 	boot     string // of the node
 	epoch    string // of the database
@@ -19,11 +19,17 @@ type token struct {
 
 // messages is the position up to which the device has its messages.
 func (t token) messages() int64 {
-	if t.toDevice > 0 {
-		return t.toDevice
+	switch t.toDevice {
+	case 0:
+		return t.pos
+	case noMessages:
+		return 0
 	}
-	return t.pos
+	return t.toDevice
 }
+
+// noMessages stands in tokens of who was told of no messages to the device: with such a token /sync begins with the first.
+const noMessages = -1
 
 const maxToken = 128 // bytes
 
@@ -43,7 +49,7 @@ func parseToken(text string) (t token, err error) {
 		return t, errToken()
 	}
 	for i, n := range []*int64{&t.pos, &t.toDevice, &t.eph} {
-		if *n, err = strconv.ParseInt(parts[i], 10, 64); err != nil || *n < 0 || parts[i][0] == '+' {
+		if *n, err = strconv.ParseInt(parts[i], 10, 64); err != nil || *n < 0 && (n != &t.toDevice || *n != noMessages) || parts[i][0] == '+' {
 			return t, errToken()
 		}
 	}
