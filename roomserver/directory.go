@@ -93,6 +93,16 @@ func (s *Server) IsPublished(ctx context.Context, roomID string) (public bool, e
 	return public, err
 }
 
+// Visibility is how a room stands in the public directory, as clients read it:
+// "public" or "private".
+func (s *Server) Visibility(ctx context.Context, roomID string) (string, error) {
+	public, err := s.IsPublished(ctx, roomID)
+	if public {
+		return "public", err
+	}
+	return "private", err
+}
+
 // MoveAliases makes the local aliases of one room point to another.
 func (s *Server) MoveAliases(ctx context.Context, from, to string) error {
 	return s.db.Do(ctx, &sqldb.Op{Name: "alias", Committed: s.aliasesChanged, Write: func(tx *sqldb.Tx, _ int64) error {

@@ -19,13 +19,9 @@ const (
 )
 
 func (a *API) visibility(ctx context.Context, r *httpx.Request) (any, error) {
-	public, err := a.s.IsPublished(ctx, r.Vars["roomId"])
+	visibility, err := a.s.Visibility(ctx, r.Vars["roomId"])
 	if err != nil {
 		return nil, roomserver.MatrixError(err)
-	}
-	visibility := "private"
-	if public {
-		visibility = "public"
 	}
 	return map[string]string{"visibility": visibility}, nil
 }

@@ -43,11 +43,9 @@ func (a *API) initialSync(ctx context.Context, r *httpx.Request) (any, error) {
 	if m.State != store.NoMembership {
 		body = appendField(append(body, ','), "membership", m.State.String())
 	}
-	visibility := "private"
-	if public, err := a.s.IsPublished(ctx, room); err != nil {
+	visibility, err := a.s.Visibility(ctx, room)
+	if err != nil {
 		return nil, fail(err)
-	} else if public {
-		visibility = "public"
 	}
 	body = appendField(append(body, ','), "visibility", visibility)
 	body = appendField(append(body, `,"messages":{`...), "start", h.End.String())
@@ -94,7 +92,7 @@ func (a *API) appendRoomData(ctx context.Context, body []byte, user, room string
 	return body, err
 }
 
-// lookAgain is how often a room is looked into for those who are not in it, and whom nothing wakes.
+// lookAgain is how often it is seen whether there may be news for those who are not in a room, and whom nothing wakes.
 const lookAgain = time.Second
 
 // events answers GET /events: those of all rooms of the caller, or with room_id those of one that they may look into.
@@ -127,36 +125,43 @@ func (a *API) events(ctx context.Context, r *httpx.Request) (any, error) {
 	}
 	wait, cancel := context.WithTimeout(ctx, time.Duration(ms)*time.Millisecond)
 	defer cancel()
+	start := *from
 	for {
+		seen := a.o.Hub.Published()
 		h, err := a.s.History(r.Context(), roomserver.HistoryRequest{RoomID: room, User: r.Caller.UserID, From: from, Limit: maxEvents, Local: true})
 		if err != nil {
 			return nil, fail(err)
 		}
-		if len(h.Events) > 0 || !pause(wait, lookAgain) {
-			return a.peeked(r, *from, h)
+		if len(h.Events) > 0 || h.More { // without events there may be many that the caller may not see
+			from = &h.End
+		}
+		if len(h.Events) > 0 || !a.published(wait, seen) {
+			return a.peeked(r, start, *from, h.Events)
 		}
 	}
 }
 
-// pause returns true after a while, and false when ctx ends first.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
+// published waits until something is published beyond a position; false when ctx ends first.
+func (a *API) published(ctx context.Context, seen int64) bool {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if a.o.Hub.Published() > seen {
+				return true
+			}
+		case <-ctx.Done():
+			return false
+		}
 	}
 }
 
-func (a *API) peeked(r *httpx.Request, from roomserver.Point, h roomserver.History) (any, error) {
-	end := from
-	if len(h.Events) > 0 {
-		end = h.End
-	}
-	body := appendField([]byte{'{'}, "start", from.String())
+func (a *API) peeked(r *httpx.Request, start, end roomserver.Point, events []*store.Stored) (any, error) {
+	body := appendField([]byte{'{'}, "start", start.String())
 	body = appendField(append(body, ','), "end", end.String())
 	err := a.o.DB.Read(r.Context(), func(tx *sqldb.Tx) (err error) {
-		body, err = a.appendEvents(append(body, `,"chunk":`...), tx, viewer(r), h.Events)
+		body, err = a.appendEvents(append(body, `,"chunk":`...), tx, viewer(r), events)
 		return err
 	})
 	return httpx.Raw(append(body, '}')), err
