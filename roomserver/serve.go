@@ -246,8 +246,9 @@ func (s *Server) fillAcceptance(ctx context.Context, key store.RoomKey, a *Accep
 		if a.Auth, err = s.authChain(tx, append(slices.Clone(a.State), d.stored)); err != nil {
 			return err
 		}
-		if omit {
-			a.Auth = without(a.Auth, a.State)
+		if omit { // what the state has need not be sent twice
+			sent := numbers(a.State)
+			a.Auth = slices.DeleteFunc(a.Auth, func(e *store.Stored) bool { return sent[e.NID] })
 		}
 		servers, err := s.Store.Servers(tx, key.NID)
 		a.Servers = slices.DeleteFunc(servers, func(server string) bool { return server == newcomer })
@@ -263,29 +264,19 @@ const heroesSent = 5
 // room without a name is called (server-server API, omit_members).
 func (s *Server) partialState(tx *sqldb.Tx, ref *store.Ref) ([]*store.Stored, error) {
 	named := false
-	var members []int64
-	entries := ref.Set.Entries()
-	tuples := make([]int64, len(entries))
-	for i, e := range entries {
-		tuples[i] = e.Tuple
-	}
-	names, err := s.Store.Tuples(tx, tuples)
-	if err != nil {
-		return nil, err
-	}
-	nids := make([]int64, 0, 32)
-	for _, e := range entries {
-		t := names[e.Tuple]
-		if t.Type == "m.room.member" {
-			members = append(members, e.Event)
-			continue
-		}
+	state, err := s.StateEvents(tx, ref, func(t store.Tuple) bool {
 		named = named || t.Key == "" && (t.Type == "m.room.name" || t.Type == "m.room.canonical_alias")
-		nids = append(nids, e.Event)
-	}
-	state, err := s.Store.InOrder(tx, nids)
+		return t.Type != "m.room.member"
+	})
 	if err != nil || named {
 		return state, err
+	}
+	plain := numbers(state)
+	var members []int64
+	for _, e := range ref.Set.Entries() {
+		if !plain[e.Event] {
+			members = append(members, e.Event)
+		}
 	}
 	in, gone, err := s.Heroes(tx, members, heroesSent)
 	if len(in) == 0 {
@@ -294,11 +285,11 @@ func (s *Server) partialState(tx *sqldb.Tx, ref *store.Ref) ([]*store.Stored, er
 	return append(state, in...), err
 }
 
-// without returns the events of a list that are not in another.
-func without(list, other []*store.Stored) []*store.Stored {
-	skip := make(map[int64]bool, len(other))
-	for _, e := range other {
-		skip[e.NID] = true
+// numbers are the NIDs of events.
+func numbers(list []*store.Stored) map[int64]bool {
+	nids := make(map[int64]bool, len(list))
+	for _, e := range list {
+		nids[e.NID] = true
 	}
-	return slices.DeleteFunc(list, func(e *store.Stored) bool { return skip[e.NID] })
+	return nids
 }
