@@ -2,11 +2,9 @@ package slidingsync
 
 import (
 	"context"
-	"maps"
 
 	"knock/clientapi/syncread"
 	"knock/internal/account"
-	"knock/internal/sqldb"
 	"knock/roomserver/event"
 )
 
@@ -36,25 +34,11 @@ func (a *answer) tellProfiles(ctx context.Context, shown []*room) error {
 	if !x.enabled {
 		return nil
 	}
-	var news account.ProfileNews
-	users := a.membersOf(shown)
-	since := !a.q.initial && a.at.pos > a.q.since.pos
-	if !since && len(users) == 0 {
-		return nil
+	from := a.q.since.pos
+	if a.q.initial {
+		from = a.at.pos // rooms come with their members' profiles
 	}
-	err := a.read(ctx, func(tx *sqldb.Tx) (err error) {
-		if since {
-			if news, err = a.o.Accounts.ProfilesSince(tx, a.q.user, a.q.since.pos, a.at.pos, x.fields); err != nil {
-				return err
-			}
-		}
-		whole, err := a.o.Accounts.ProfilesOf(tx, users, x.fields)
-		if news == nil {
-			news = whole
-		}
-		maps.Copy(news, whole)
-		return err
-	})
+	news, err := a.o.Accounts.ProfileNews(ctx, a.q.user, from, a.at.pos, a.membersOf(shown), x.fields)
 	if err != nil || len(news) == 0 {
 		return err
 	}

@@ -2,10 +2,8 @@ package sync
 
 import (
 	"context"
-	"maps"
 
 	"knock/clientapi/syncread"
-	"knock/internal/sqldb"
 	"knock/roomserver/event"
 )
 
@@ -14,26 +12,20 @@ const maxNewcomers = 200
 
 // shareProfiles finds what to tell of the profiles of local users (MSC4429): what changed in those of the people whom
 // the user sees, and all of those whom they see since now.
-func (a *answer) shareProfiles(ctx context.Context) error {
+func (a *answer) shareProfiles(ctx context.Context) (err error) {
 	fields := a.q.filter.profiles
 	if len(fields) == 0 {
 		return nil
 	}
-	return a.read(ctx, func(tx *sqldb.Tx) (err error) {
-		if a.profiles, err = a.o.Accounts.ProfilesSince(tx, a.q.user, a.from, a.at.pos, fields); err != nil || a.from == 0 {
-			return err
-		}
-		whole, err := a.o.Accounts.ProfilesOf(tx, a.newcomers(), fields)
-		if a.profiles == nil {
-			a.profiles = whole
-		}
-		maps.Copy(a.profiles, whole)
-		return err
-	})
+	a.profiles, err = a.o.Accounts.ProfileNews(ctx, a.q.user, a.from, a.at.pos, a.newcomers(), fields)
+	return err
 }
 
 // newcomers are the users who came into the user's rooms, and the local ones of rooms that the user came into.
 func (a *answer) newcomers() []string {
+	if a.from == 0 {
+		return nil // everybody is told of
+	}
 	users := a.arrived
 	for _, room := range a.newlyJoined() {
 		users = append(users, a.o.Hub.JoinedUsers(room)...)

@@ -26,6 +26,9 @@ func TestProfileUpdates(t *testing.T) {
 		res := g.get(b, wanted...)
 		expect(t, "at first", users(res), `{"@a:hs":{"profile_updates":{"m.status":{"text":"here"}}}}`)
 		expect(t, "unasked", users(g.get(b)), "")
+		named := g.get(b, "filter", `{"org.matrix.msc4429.profile_fields":{"ids":["displayname"]}}`).Get(`org\.matrix\.msc4429\.users`)
+		expect(t, "a name", named.Get(`\@a:hs.profile_updates.displayname`).Str, "Alice")
+		expect(t, "the name that an account is made with", named.Get(`\@b:hs.profile_updates.displayname`).Str, "b")
 		more := func() gjson.Result { return g.get(b, append(wanted, "since", next(res))...) }
 		res = more()
 		expect(t, "once", users(res), "")

@@ -1,6 +1,7 @@
 package account
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"sync"
@@ -32,10 +33,8 @@ func (r *profileReaders) tell(hub *stream.Hub, changed string, pos int64) {
 	r.newest.Store(pos)
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	for reader := range r.users {
-		if reader == changed || hub.ShareRoom(reader, changed) {
-			hub.TouchReader(reader, pos)
-		}
+	if len(r.users) > 0 {
+		hub.TouchPeople(changed, pos, func(reader string) bool { _, reads := r.users[reader]; return reads })
 	}
 }
 
@@ -58,19 +57,42 @@ func (s *Service) ReadsProfiles(userID string) bool {
 // ProfileNews are the fields of users' profiles, by user id. A nil value stands for a field that was removed.
 type ProfileNews map[string]map[string]json.RawMessage
 
-// ProfilesSince returns what changed at positions from < pos ≤ to in the profiles of local users whom the viewer sees:
-// those with whom they share a room, and themselves. With from = 0 that is all there is. Nil fields are all. It costs
-// no SQL when nothing changed.
-func (s *Service) ProfilesSince(tx *sqldb.Tx, viewer string, from, to int64, fields []string) (ProfileNews, error) {
-	if from > 0 && s.readers.newest.Load() <= from {
-		return nil, nil
+// ProfileNews returns what changed at positions from < pos ≤ to in the profiles of local users whom the viewer sees:
+// those with whom they share a room, and themselves; with from = 0 that is all there is. Of local users among the
+// newcomers it has the whole profiles. Nil fields are all. It costs no SQL when there is nothing.
+func (s *Service) ProfileNews(ctx context.Context, viewer string, from, to int64, newcomers, fields []string) (ProfileNews, error) {
+	var locals [][]byte
+	for _, user := range newcomers {
+		if local, ok := s.Localpart(user); ok {
+			locals = append(locals, []byte(local))
+		}
 	}
-	first := from <= 0
-	if first {
-		from = -1
+	changed := from == 0 || s.readers.newest.Load() > from
+	if from == 0 {
+		from = -1 // what accounts are made with has no position
 	}
+	news := ProfileNews{}
+	if !changed && len(locals) == 0 {
+		return news, nil
+	}
+	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		if changed {
+			if err := news.collect(s, tx, fields, s.seenBy(viewer, from < 0), profilesSince, from, to); err != nil {
+				return err
+			}
+		}
+		if len(locals) == 0 {
+			return nil
+		}
+		return news.collect(s, tx, fields, func(string, bool) bool { return true }, profilesOf, locals)
+	})
+	return news, err
+}
+
+// seenBy picks the users whom a viewer sees. At first removed fields are nothing to tell.
+func (s *Service) seenBy(viewer string, first bool) func(user string, removed bool) bool {
 	sees := map[string]bool{viewer: true}
-	keep := func(user string, removed bool) bool {
+	return func(user string, removed bool) bool {
 		if first && removed {
 			return false
 		}
@@ -81,25 +103,10 @@ func (s *Service) ProfilesSince(tx *sqldb.Tx, viewer string, from, to int64, fie
 		}
 		return yes
 	}
-	return s.profileNews(tx, fields, keep, profilesSince, from, to)
 }
 
-// ProfilesOf returns the profiles of those of the users who are local. Nil fields are all.
-func (s *Service) ProfilesOf(tx *sqldb.Tx, users, fields []string) (ProfileNews, error) {
-	var locals [][]byte
-	for _, user := range users {
-		if local, ok := s.Localpart(user); ok {
-			locals = append(locals, []byte(local))
-		}
-	}
-	if len(locals) == 0 {
-		return nil, nil
-	}
-	return s.profileNews(tx, fields, func(string, bool) bool { return true }, profilesOf, locals)
-}
-
-func (s *Service) profileNews(tx *sqldb.Tx, fields []string, keep func(user string, removed bool) bool, stmt *sqldb.Stmt, args ...any) (ProfileNews, error) {
-	news := ProfileNews{}
+// collect adds the fields that a statement selects.
+func (news ProfileNews) collect(s *Service, tx *sqldb.Tx, fields []string, keep func(user string, removed bool) bool, stmt *sqldb.Stmt, args ...any) error {
 	_, err := sqldb.Collect(tx, stmt, func(r *sqldb.Rows) (struct{}, error) {
 		var local, field, value []byte
 		if err := r.Scan(&local, &field, &value); err != nil {
@@ -118,5 +125,5 @@ func (s *Service) profileNews(tx *sqldb.Tx, fields []string, keep func(user stri
 		news[user][string(field)] = value
 		return struct{}{}, nil
 	}, args...)
-	return news, err
+	return err
 }

@@ -208,9 +208,30 @@ func (h *Hub) TouchUser(userID string, pos int64) {
 	}
 }
 
-// TouchReader records that something of another user whom a local one sees, such
-// as their profile, changed at pos.
+// TouchReader records that something of others whom a local user sees, such as
+// their profiles, changed at pos.
 func (h *Hub) TouchReader(userID string, pos int64) { h.touch(h.user(userID), pos) }
+
+// TouchPeople is TouchReader for those who share a room with a local user, and
+// for that user, as far as they are wanted.
+func (h *Hub) TouchPeople(userID string, pos int64, wanted func(userID string) bool) {
+	if wanted(userID) {
+		h.TouchReader(userID, pos)
+	}
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	u := h.users[userID]
+	if u == nil {
+		return
+	}
+	for _, r := range u.rooms {
+		for id, other := range r.users {
+			if wanted(id) {
+				h.touch(other, pos)
+			}
+		}
+	}
+}
 
 // LastPersonal returns the highest position given to TouchUser for the user;
 // after a start it is the position at that start.
