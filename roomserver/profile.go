@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"sync"
@@ -18,16 +19,18 @@ import (
 // written down with the change itself, and deleted when every room has heard.
 type followUps struct {
 	mu    sync.Mutex
-	users map[string]followUp
+	users map[string]struct{} // for whom something is written down
 	wake  chan struct{}
 }
 
-// followUp is what changed: a set of these, as it is stored.
+// followUp is what changed, as it is stored: a set of the first two bits, and above
+// them how often more was written down since.
 type followUp int64
 
 const (
 	followProfile followUp = 1 << iota
 	followLeave
+	followAgain
 )
 
 // followRetry is when what failed is tried again.
@@ -35,9 +38,10 @@ const followRetry = 5 * time.Minute
 
 var (
 	putFollowUp = sqldb.Register("followUps.put", `INSERT INTO follow_ups (user_id, what) VALUES ($1, $2)
-		ON CONFLICT (user_id) DO UPDATE SET what = follow_ups.what | excluded.what`)
-	deleteFollowUp = sqldb.Register("followUps.delete", `DELETE FROM follow_ups WHERE user_id = $1`)
-	allFollowUps   = sqldb.Register("followUps.all", `SELECT user_id, what FROM follow_ups`)
+		ON CONFLICT (user_id) DO UPDATE SET what = (follow_ups.what | excluded.what) + $3`)
+	getFollowUp    = sqldb.Register("followUps.get", `SELECT what FROM follow_ups WHERE user_id = $1`)
+	deleteFollowUp = sqldb.Register("followUps.delete", `DELETE FROM follow_ups WHERE user_id = $1 AND what = $2`)
+	allFollowUps   = sqldb.Register("followUps.all", `SELECT user_id FROM follow_ups`)
 )
 
 // ProfileChanging writes down, in the transaction that changes a local user's
@@ -56,7 +60,7 @@ func (s *Server) UserDeactivating(tx *sqldb.Tx, userID string) error {
 }
 
 func putFollow(tx *sqldb.Tx, userID string, what followUp) error {
-	_, err := tx.Exec(putFollowUp, []byte(userID), int64(what))
+	_, err := tx.Exec(putFollowUp, []byte(userID), int64(what), int64(followAgain))
 	return err
 }
 
@@ -66,20 +70,21 @@ func inMemberEvents(field string) bool { return field == "displayname" || field 
 // profile, in the background.
 func (s *Server) ProfileChanged(_ context.Context, userID, field string, _ json.RawMessage) error {
 	if inMemberEvents(field) {
-		s.follow(userID, followProfile)
+		s.follow(userID)
 	}
 	return nil
 }
 
 // UserDeactivated takes a deactivated user out of all rooms, in the background.
 func (s *Server) UserDeactivated(_ context.Context, userID string, _ bool) error {
-	s.follow(userID, followLeave)
+	s.follow(userID)
 	return nil
 }
 
-func (s *Server) follow(userID string, what followUp) {
+// follow has a user's follow-up looked at.
+func (s *Server) follow(userID string) {
 	s.follows.mu.Lock()
-	s.follows.users[userID] |= what
+	s.follows.users[userID] = struct{}{}
 	s.follows.mu.Unlock()
 	select {
 	case s.follows.wake <- struct{}{}:
@@ -94,9 +99,9 @@ func (s *Server) runFollowUps(ctx context.Context) {
 	defer tick.Stop()
 	s.findFollowUps(ctx)
 	for {
-		for user, what, ok := s.nextFollowUp(); ok && ctx.Err() == nil; user, what, ok = s.nextFollowUp() {
-			if s.followUser(ctx, user, what) {
-				s.followed(ctx, user)
+		for user, ok := s.nextFollowUp(); ok && ctx.Err() == nil; user, ok = s.nextFollowUp() {
+			if err := s.workOff(ctx, user); err != nil && ctx.Err() == nil {
+				s.Log.WithError(err).WithField("user", user).Warn("What rooms are to hear of a user could not be read or be struck off; it is tried again")
 			}
 		}
 		select {
@@ -114,9 +119,8 @@ func (s *Server) findFollowUps(ctx context.Context) {
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
 		_, err := sqldb.Collect(tx, allFollowUps, func(rows *sqldb.Rows) (_ struct{}, err error) {
 			var user []byte
-			var what int64
-			if err = rows.Scan(&user, &what); err == nil {
-				s.follow(string(user), followUp(what))
+			if err = rows.Scan(&user); err == nil {
+				s.follow(string(user))
 			}
 			return struct{}{}, err
 		})
@@ -127,31 +131,44 @@ func (s *Server) findFollowUps(ctx context.Context) {
 	}
 }
 
-// followed deletes what is done, unless the user has changed meanwhile.
-func (s *Server) followed(ctx context.Context, user string) {
-	err := s.db.Do(ctx, &sqldb.Op{Name: "followUps", Write: func(tx *sqldb.Tx, _ int64) error {
-		s.follows.mu.Lock()
-		_, again := s.follows.users[user]
-		s.follows.mu.Unlock()
-		if again {
-			return nil
-		}
-		_, err := tx.Exec(deleteFollowUp, []byte(user))
+// workOff tells rooms what is written down of a user, and strikes it off when all
+// have heard.
+func (s *Server) workOff(ctx context.Context, user string) error {
+	what, err := s.writtenDown(ctx, user)
+	if err != nil || what == 0 || !s.followUser(ctx, user, what) {
 		return err
-	}})
-	if err != nil && ctx.Err() == nil {
-		s.Log.WithError(err).Warn("It could not be written down that rooms have heard of a change of a user; they will hear of it again")
 	}
+	return s.strikeOff(ctx, user, what)
 }
 
-func (s *Server) nextFollowUp() (string, followUp, bool) {
+// writtenDown returns what rooms are to hear of a user, 0 for nothing.
+func (s *Server) writtenDown(ctx context.Context, user string) (what followUp, err error) {
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		err := tx.QueryRow(getFollowUp, []byte(user)).Scan(&what)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		return err
+	})
+	return what, err
+}
+
+// strikeOff deletes what is done, unless more was written down meanwhile.
+func (s *Server) strikeOff(ctx context.Context, user string, what followUp) error {
+	return s.db.Do(ctx, &sqldb.Op{Name: "followUps", Write: func(tx *sqldb.Tx, _ int64) error {
+		_, err := tx.Exec(deleteFollowUp, []byte(user), int64(what))
+		return err
+	}})
+}
+
+func (s *Server) nextFollowUp() (string, bool) {
 	s.follows.mu.Lock()
 	defer s.follows.mu.Unlock()
-	for user, what := range s.follows.users {
+	for user := range s.follows.users {
 		delete(s.follows.users, user)
-		return user, what, true
+		return user, true
 	}
-	return "", 0, false
+	return "", false
 }
 
 // followUser tells all rooms of a user; false when some did not hear and may

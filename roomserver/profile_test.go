@@ -99,6 +99,38 @@ func TestFollowUpsOfARunningNode(t *testing.T) {
 	})
 }
 
+// TestFollowUpIsNotStruckOffForAnother has a user change again while rooms hear of the first change, and the node die then.
+func TestFollowUpIsNotStruckOffForAnother(t *testing.T) {
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
+		const bob = "@bob:a.example"
+		s := newTestServer(t, db)
+		change := func() {
+			err := db.Do(t.Context(), &sqldb.Op{Name: "test", Write: func(tx *sqldb.Tx, _ int64) error {
+				return s.ProfileChanging(tx, bob, "displayname")
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		change()
+		first, err := s.writtenDown(t.Context(), bob)
+		if err != nil || first != followProfile {
+			t.Fatalf("written down: %d, %v", first, err)
+		}
+		change()
+		if err := s.strikeOff(t.Context(), bob, first); err != nil {
+			t.Fatal(err)
+		}
+		second, err := s.writtenDown(t.Context(), bob)
+		if err != nil || second&followProfile == 0 || followUpsLeft(t, s) != 1 {
+			t.Fatalf("the second change is gone: %d, %v", second, err)
+		}
+		if err := s.strikeOff(t.Context(), bob, second); err != nil || followUpsLeft(t, s) != 0 {
+			t.Fatalf("it is not struck off: %v", err)
+		}
+	})
+}
+
 // runServer has the server work until the test ends.
 func runServer(t *testing.T, s *Server) {
 	t.Helper()

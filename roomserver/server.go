@@ -154,7 +154,7 @@ func New(o Options) *Server {
 	s := &Server{
 		Options: o, db: o.Store.DB, rooms: map[int64]*room{}, loading: map[int64]*loading{},
 		redeems: make(chan struct{}, 1),
-		follows: followUps{users: map[string]followUp{}, wake: make(chan struct{}, 1)},
+		follows: followUps{users: map[string]struct{}{}, wake: make(chan struct{}, 1)},
 		intake: intake{rooms: map[int64]queuedRoom{}, busy: map[int64]string{}, left: map[int64][]leftOver{}, tried: map[int64]int64{},
 			wake: make(chan struct{}, 1)},
 	}
