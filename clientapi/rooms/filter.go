@@ -2,9 +2,10 @@ package rooms
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
-	"strings"
 
+	"knock/internal/glob"
 	"knock/internal/matrixerr"
 	"knock/internal/relations"
 	"knock/internal/sqldb"
@@ -33,8 +34,6 @@ type eventFilter struct {
 	RelatedSenders *[]string `json:"related_by_senders"`
 }
 
-const maxRelated = 100 // entries of a list about children
-
 func parseFilter(text string) (f eventFilter, err error) {
 	if text == "" {
 		return f, nil
@@ -46,8 +45,8 @@ func parseFilter(text string) (f eventFilter, err error) {
 		return f, matrixerr.InvalidParam(`"limit" of a filter must be greater than 0`)
 	}
 	for _, list := range []*[]string{f.RelatedTypes, f.RelatedSenders} {
-		if list != nil && len(*list) > maxRelated {
-			return f, matrixerr.InvalidParam("A list of rel_types or senders of related events in a filter may have at most 100 entries")
+		if list != nil && len(*list) > relations.MaxNamed {
+			return f, matrixerr.InvalidParam(fmt.Sprintf("A list of rel_types or senders of related events in a filter may have at most %d entries", relations.MaxNamed))
 		}
 	}
 	return f, nil
@@ -83,11 +82,8 @@ func (f *eventFilter) passes(e *store.Stored) bool {
 	case anyType(f.NotTypes, typ), f.Types != nil && !anyType(*f.Types, typ):
 		return false
 	}
-	if f.RelTypes != nil || len(f.NotRelTypes) > 0 {
-		r, _ := relations.Of(e.Event)
-		if slices.Contains(f.NotRelTypes, r.Type) || f.RelTypes != nil && !slices.Contains(*f.RelTypes, r.Type) {
-			return false
-		}
+	if !relations.HasType(e.Event, list(f.RelTypes), f.NotRelTypes) {
+		return false
 	}
 	return f.ContainsURL == nil || *f.ContainsURL == (e.Event.ContentField("url") != nil)
 }
@@ -102,30 +98,14 @@ func (a *API) pick(f *eventFilter) func(*sqldb.Tx, []*store.Stored) ([]*store.St
 	}
 }
 
-func anyType(patterns []string, typ string) bool {
-	return slices.ContainsFunc(patterns, func(p string) bool { return wildcard(p, typ) })
+// list is nil only when there is none.
+func list(p *[]string) []string {
+	if p == nil {
+		return nil
+	}
+	return *p
 }
 
-// wildcard matches a type against a pattern in which * stands for any sequence
-// of characters.
-func wildcard(pattern, typ string) bool {
-	head, rest, wild := strings.Cut(pattern, "*")
-	if !wild {
-		return pattern == typ
-	}
-	if !strings.HasPrefix(typ, head) {
-		return false
-	}
-	typ = typ[len(head):]
-	for {
-		part, more, wild := strings.Cut(rest, "*")
-		if !wild {
-			return strings.HasSuffix(typ, part)
-		}
-		i := strings.Index(typ, part)
-		if i < 0 {
-			return false
-		}
-		typ, rest = typ[i+len(part):], more
-	}
+func anyType(patterns []string, typ string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return glob.Type(p, typ) })
 }

@@ -4,6 +4,8 @@ import (
 	"net/url"
 	"slices"
 	"testing"
+
+	"knock/internal/relations"
 )
 
 // TestFilterByRelations filters by the relations that events have, and by what relates to them.
@@ -38,7 +40,7 @@ func TestFilterByRelations(t *testing.T) {
 			}
 		}
 		long := `"x"`
-		for range maxRelated {
+		for range relations.MaxNamed {
 			long += `,"x"`
 		}
 		n.expect(400, "M_INVALID_PARAM", "alice", "GET", in(room, "messages?dir=b&filter="+url.QueryEscape(`{"related_by_senders":[`+long+`]}`)), "")

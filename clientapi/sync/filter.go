@@ -3,8 +3,8 @@ package sync
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 
+	"knock/internal/glob"
 	"knock/internal/httpx"
 	"knock/internal/matrixerr"
 	"knock/internal/relations"
@@ -62,7 +62,7 @@ func (f *eventFilter) nothing() bool { return f.types != nil && len(f.types) == 
 
 func (f *eventFilter) hasType(typ string) bool {
 	for _, g := range f.notTypes {
-		if glob(g, typ) {
+		if glob.Type(g, typ) {
 			return false
 		}
 	}
@@ -70,7 +70,7 @@ func (f *eventFilter) hasType(typ string) bool {
 		return true
 	}
 	for _, g := range f.types {
-		if glob(g, typ) {
+		if glob.Type(g, typ) {
 			return true
 		}
 	}
@@ -94,39 +94,7 @@ func (f *roomFilter) hasEvent(e *event.Event) bool {
 	if f.url != nil && *f.url != e.ContentGet("url").Exists() {
 		return false
 	}
-	return f.senders.has(e.Sender()) && f.hasType(e.Type()) && f.hasRelation(e)
-}
-
-func (f *roomFilter) hasRelation(e *event.Event) bool {
-	if f.relTypes == nil && len(f.notRelTypes) == 0 {
-		return true
-	}
-	r, _ := relations.Of(e)
-	return !slices.Contains(f.notRelTypes, r.Type) && (f.relTypes == nil || slices.Contains(f.relTypes, r.Type))
-}
-
-// glob matches s with a pattern in which * stands for any characters.
-func glob(pattern, s string) bool {
-	p, i, star, back := 0, 0, -1, 0
-	for i < len(s) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, back = p, i
-			p++
-		case p < len(pattern) && pattern[p] == s[i]:
-			p++
-			i++
-		case star >= 0:
-			back++
-			p, i = star+1, back
-		default:
-			return false
-		}
-	}
-	for p < len(pattern) && pattern[p] == '*' {
-		p++
-	}
-	return p == len(pattern)
+	return f.senders.has(e.Sender()) && f.hasType(e.Type()) && relations.HasType(e, f.relTypes, f.notRelTypes)
 }
 
 // The wire format of filters. Lists are pointers: an empty one is not an absent one.
@@ -230,12 +198,9 @@ func (c *compiler) list(p *[]string) []string {
 	return *p
 }
 
-// maxRelated is how many entries a list about the children of events may have.
-const maxRelated = 100
-
 func (c *compiler) short(p *[]string) *[]string {
-	if p != nil && len(*p) > maxRelated {
-		c.fail(fmt.Sprintf("A list about related events in a filter may have at most %d entries", maxRelated))
+	if p != nil && len(*p) > relations.MaxNamed {
+		c.fail(fmt.Sprintf("A list about related events in a filter may have at most %d entries", relations.MaxNamed))
 	}
 	return p
 }

@@ -129,23 +129,6 @@ func TestBadFilters(t *testing.T) {
 	}
 }
 
-func TestGlob(t *testing.T) {
-	for _, c := range []struct {
-		pattern, s string
-		want       bool
-	}{
-		{"", "", true}, {"*", "", true}, {"a", "a", true}, {"a", "b", false}, {"m.*", "m.room", true}, {"m.*", "m", false},
-		{"*.b", "a.b", true}, {"a*b*c", "aXbYc", true}, {"a*b*c", "abbc", true}, {"a*b*c", "acb", false}, {"**a**", "bab", true},
-	} {
-		if got := glob(c.pattern, c.s); got != c.want {
-			t.Errorf("%q with %q: %v", c.pattern, c.s, got)
-		}
-	}
-	if glob(strings.Repeat("a*", 200)+"b", strings.Repeat("a", 255)) {
-		t.Error("matched")
-	}
-}
-
 func TestFields(t *testing.T) {
 	const e = `{"a":{"b":1,"c":{"d":2}},"x.y":3,"z":[1]}`
 	for paths, want := range map[string]string{

@@ -27,3 +27,28 @@ func Match(pattern, text string) bool {
 	}
 	return j == len(p)
 }
+
+// Type reports whether a type matches a pattern of a filter, in which only * is special: it stands for any sequence of
+// characters (Client-Server API, "Filtering"). It allocates nothing.
+func Type(pattern, typ string) bool {
+	p, i, star, back := 0, 0, -1, 0
+	for i < len(typ) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, back = p, i
+			p++
+		case p < len(pattern) && pattern[p] == typ[i]:
+			p++
+			i++
+		case star >= 0:
+			back++
+			p, i = star+1, back
+		default:
+			return false
+		}
+	}
+	for p < len(pattern) && pattern[p] == '*' {
+		p++
+	}
+	return p == len(pattern)
+}

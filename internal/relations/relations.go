@@ -6,6 +6,7 @@ package relations
 
 import (
 	"crypto/sha256"
+	"slices"
 
 	"github.com/tidwall/gjson"
 
@@ -31,6 +32,19 @@ type Relation struct {
 
 // Of reads the relation of an event; ok is false when it has none that is valid.
 func Of(e *event.Event) (r Relation, ok bool) { return parse(e.ContentField("m.relates_to")) }
+
+// MaxNamed is how many rel_types or senders a filter may name.
+const MaxNamed = 100
+
+// HasType reports whether the rel_type of an event is one of only, nil being all, and none of not (MSC3874). Events
+// without a relation have none: they are left out when only is given.
+func HasType(e *event.Event, only, not []string) bool {
+	if only == nil && len(not) == 0 {
+		return true
+	}
+	r, _ := Of(e)
+	return !slices.Contains(not, r.Type) && (only == nil || slices.Contains(only, r.Type))
+}
 
 func parse(relatesTo []byte) (r Relation, ok bool) {
 	fields := gjson.ParseBytes(relatesTo)

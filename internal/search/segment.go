@@ -89,18 +89,11 @@ type reader struct {
 	bad  bool
 }
 
-func (r *reader) uvarint() uint64 {
-	n, size := binary.Uvarint(r.data)
-	if size <= 0 {
-		r.fail()
-		return 0
-	}
-	r.data = r.data[size:]
-	return n
-}
+func (r *reader) uvarint() uint64 { return next(r, binary.Uvarint) }
+func (r *reader) varint() int64   { return next(r, binary.Varint) }
 
-func (r *reader) varint() int64 {
-	n, size := binary.Varint(r.data)
+func next[N int64 | uint64](r *reader, decode func([]byte) (N, int)) N {
+	n, size := decode(r.data)
 	if size <= 0 {
 		r.fail()
 		return 0
