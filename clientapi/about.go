@@ -49,7 +49,11 @@ func (a *API) capabilities(_ context.Context, r *httpx.Request) (any, error) {
 
 // clientDiscovery is /.well-known/matrix/client.
 func clientDiscovery(o Options) any {
-	return map[string]any{"m.homeserver": map[string]any{"base_url": strings.TrimSuffix(o.PublicBaseURL, "/")}}
+	body := map[string]any{"m.homeserver": map[string]any{"base_url": strings.TrimSuffix(o.PublicBaseURL, "/")}}
+	if len(o.Foci) > 0 {
+		body["org.matrix.msc4143.rtc_foci"] = o.Foci
+	}
+	return body
 }
 
 // support is /.well-known/matrix/support; nil when nobody is named.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/http"
 
+	"knock/clientapi/calls"
 	"knock/internal/account"
 	"knock/internal/appservice"
 	"knock/internal/httpx"
@@ -22,9 +23,10 @@ type Options struct {
 	SupportPage    string
 	RoomVersions   []string
 	DefaultVersion string
-	Emails         bool     // people may add e-mail addresses to their accounts
-	PolicyKey      string   // of this server as a policy server, base64; "": it is none
-	Features       []string // unstable features that are served, such as org.matrix.msc4222
+	Emails         bool              // people may add e-mail addresses to their accounts
+	PolicyKey      string            // of this server as a policy server, base64; "": it is none
+	Foci           []calls.Transport // services for calls of many, in /.well-known/matrix/client for clients that do not ask with a token
+	Features       []string          // unstable features that are served, such as org.matrix.msc4222
 }
 
 // API serves what belongs to no noun.

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"knock/clientapi/calls"
 	"knock/internal/clock"
 	"knock/internal/httpx"
 	"knock/internal/limits"
@@ -27,6 +28,16 @@ func TestAbout(t *testing.T) {
 		if !strings.Contains(w.Body.String(), want) || w.Header().Get("Access-Control-Allow-Origin") != "*" {
 			t.Errorf("%s: %s %v", path, w.Body, w.Header())
 		}
+	}
+}
+
+func TestFoci(t *testing.T) {
+	o := Options{PublicBaseURL: "https://m.example.org", Foci: calls.Options{LiveKit: []string{"https://rtc.example.org"}}.Transports()}
+	w := httptest.NewRecorder()
+	httpx.NewRouter(New(o).Routes(), httpx.Hooks{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/.well-known/matrix/client", nil))
+	want := `"org.matrix.msc4143.rtc_foci":[{"type":"livekit","livekit_service_url":"https://rtc.example.org"}]`
+	if !strings.Contains(w.Body.String(), want) {
+		t.Error(w.Body)
 	}
 }
 

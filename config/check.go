@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"knock/internal/obs"
 )
@@ -63,6 +64,7 @@ func (c *Config) check() []string {
 	c.checkFederationLimits(fail)
 	c.checkSMTP(fail)
 	c.checkRegistration(fail)
+	c.checkCalls(fail)
 	for _, name := range slices.Sorted(maps.Keys(c.Logging.Levels)) {
 		if _, err := obs.ParseLevel(c.Logging.Levels[name]); err != nil {
 			fail(join("logging.levels", name), "logging.levels.%s: %s", name, err)
@@ -150,6 +152,28 @@ func (c *Config) checkRegistration(fail func(path, format string, args ...any)) 
 	for _, where := range [][2]string{{"verify_url", captcha.VerifyURL}, {"script_url", captcha.ScriptURL}} {
 		if u, err := url.Parse(where[1]); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 			fail("registration.captcha."+where[0], "registration.captcha.%s is %q: write a URL", where[0], where[1])
+		}
+	}
+}
+
+func (c *Config) checkCalls(fail func(path, format string, args ...any)) {
+	turn := c.Calls.TURN
+	for _, uri := range turn.URIs {
+		if scheme, host, _ := strings.Cut(uri, ":"); host == "" || scheme != "turn" && scheme != "turns" && scheme != "stun" && scheme != "stuns" {
+			fail("calls.turn.uris", "calls.turn.uris: %q is no address of a TURN server, such as turn:turn.example.org:3478?transport=udp", uri)
+		}
+	}
+	if len(turn.URIs) > 0 {
+		if turn.Secret == "" && (turn.User == "" || turn.Password == "") {
+			fail("calls.turn.uris", "calls.turn needs secret, or user and password")
+		}
+		if ttl := time.Duration(turn.TTL); ttl < time.Minute || ttl > 30*24*time.Hour {
+			fail("calls.turn.ttl", "calls.turn.ttl is %s: write a time from 1m to 30d", turn.TTL)
+		}
+	}
+	for _, service := range c.Calls.LiveKit {
+		if u, err := url.Parse(service); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+			fail("calls.livekit", "calls.livekit: %q is no URL, such as https://matrix-rtc.example.org/livekit/jwt", service)
 		}
 	}
 }

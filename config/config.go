@@ -27,6 +27,7 @@ type Config struct {
 	Identity      Identity     `yaml:"identity_servers" doc:"Servers that know whose an e-mail address is. A user who invites an address chooses one and brings a token for it."`
 	SMTP          SMTP         `yaml:"smtp" doc:"The server through which e-mails to users go. Without it none are sent."`
 	Room          Room         `yaml:"room" doc:"Rooms made here."`
+	Calls         Calls        `yaml:"calls" doc:"Audio and video calls. docs/calls.md says what to set up for them."`
 	PolicyServer  PolicyServer `yaml:"policy_server" doc:"Being a policy server: rooms that name this server have it decide which events are recommended. docs/policy.md says more."`
 	Presence      Presence     `yaml:"presence" doc:"Who is online."`
 	Search        Search       `yaml:"search" doc:"Searching in messages."`
@@ -189,6 +190,22 @@ type Room struct {
 	DefaultVersion string `yaml:"default_version" enum:"1,2,3,4,5,6,7,8,9,10,11,12" doc:"Version of a new room when the client asks for none."`
 }
 
+// Calls is what clients need to call each other.
+type Calls struct {
+	TURN    TURN     `yaml:"turn" doc:"The relay for calls between two people whose networks let nothing through directly."`
+	LiveKit []string `yaml:"livekit" doc:"For calls of many: the URLs of the services that let users into a LiveKit server (lk-jwt-service), the preferred first. Published in /.well-known/matrix/client too."`
+}
+
+// TURN is a TURN server.
+type TURN struct {
+	URIs     []string `yaml:"uris" doc:"Its addresses, such as turn:turn.example.org:3478?transport=udp and turns:turn.example.org:5349. Empty means there is none."`
+	Secret   string   `yaml:"secret" doc:"The secret that it was given too (static-auth-secret of coturn); each user then gets a password of their own, for a while."`
+	User     string   `yaml:"user" doc:"Without a secret: the name that everybody uses."`
+	Password string   `yaml:"password" doc:"Password of that name."`
+	TTL      Duration `yaml:"ttl" doc:"How long passwords are good. Calls that last longer get new ones."`
+	Guests   bool     `yaml:"guests" doc:"Let guests use it."`
+}
+
 // PolicyServer is the role of a policy server and its rules.
 type PolicyServer struct {
 	Enabled     bool     `yaml:"enabled" doc:"Sign events of rooms that this server is in; /.well-known/matrix/policy_server then tells the key that rooms name in m.room.policy."`
@@ -237,6 +254,7 @@ func Default() *Config {
 		Push:         Push{EmailDelay: Duration(10 * time.Minute)},
 		SMTP:         SMTP{Port: 587, Security: "starttls", Timeout: Duration(30 * time.Second)},
 		Room:         Room{DefaultVersion: "12"},
+		Calls:        Calls{TURN: TURN{TTL: Duration(24 * time.Hour)}},
 		Presence:     Presence{Enabled: true},
 		Search:       Search{Enabled: true},
 		Logging:      Logging{Format: "text", Level: "info"},

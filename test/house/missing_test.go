@@ -9,7 +9,6 @@ var missing = map[string]string{
 	"redirectToIdP":       "no single sign-on: accounts are this server's own",
 	"getUrlPreview":       "previews are not there yet",
 	"getUrlPreviewAuthed": "previews are not there yet",
-	"getTurnServer":       "calls are not there yet",
 }
 
 // TestNothingIsMissing holds that every endpoint of the specification is served, deprecated ones too, save those listed.

@@ -14,6 +14,7 @@ import (
 	accountapi "knock/clientapi/account"
 	"knock/clientapi/admin"
 	"knock/clientapi/bridges"
+	"knock/clientapi/calls"
 	"knock/clientapi/directory"
 	ephemeralapi "knock/clientapi/ephemeral"
 	keysapi "knock/clientapi/keys"
@@ -96,6 +97,7 @@ type parts struct {
 	bridgesAPI   *bridges.API
 	adminAPI     *admin.API
 	rendezvous   *rendezvous.API
+	callsAPI     *calls.API
 	federation   *federationapi.API // nil without federation, like keeper
 	keeper       *agree.Keeper
 
@@ -148,6 +150,7 @@ func (n *Node) wire(context.Context) error {
 	p.services.UseSources(appservice.Sources{Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee})
 	p.limiter = n.newLimiter()
 	p.rendezvous = rendezvous.New(rendezvous.Options{BaseURL: strings.TrimSuffix(n.cfg.PublicBaseURL, "/")})
+	p.callsAPI = calls.New(n.callOptions())
 	p.about = n.newAbout()
 	p.accountAPI = n.newAccountAPI()
 	if p.mail != nil {
@@ -226,6 +229,7 @@ func (n *Node) clientRoutes() []httpx.Route {
 	rows = append(rows, p.bridgesAPI.Routes()...)
 	rows = append(rows, p.adminAPI.Routes()...)
 	rows = append(rows, p.rendezvous.Routes()...)
+	rows = append(rows, p.callsAPI.Routes()...)
 	return append(rows, n.federationRoutes()...)
 }
 
@@ -534,12 +538,18 @@ func (n *Node) newEphemeral() {
 // features are the proposals in GET /versions that clients ask for by name.
 var features = []string{slidingsync.Feature, "org.matrix.msc3874", "org.matrix.msc3391", "org.matrix.msc4028", "org.matrix.msc4155", "org.matrix.msc4222", "org.matrix.msc4262", "org.matrix.msc4380", "org.matrix.msc4380.stable", "org.matrix.msc4429", "uk.half-shot.msc2666.query_mutual_rooms"}
 
+func (n *Node) callOptions() calls.Options {
+	t := n.cfg.Calls.TURN
+	return calls.Options{LiveKit: n.cfg.Calls.LiveKit, TURN: calls.TURN{URIs: t.URIs, Secret: t.Secret, User: t.User, Password: t.Password,
+		TTL: time.Duration(t.TTL), Guests: t.Guests}}
+}
+
 func (n *Node) newAbout() *clientapi.API {
 	s := n.cfg.Support
 	return clientapi.New(clientapi.Options{PublicBaseURL: n.cfg.PublicBaseURL, DelegatedTo: n.cfg.Federation.PublicAddress,
 		SupportEmail: s.Email, SupportUser: s.MatrixID, SupportPage: s.Page,
 		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: slices.Concat(features, n.parts.rendezvous.Features()),
-		Emails: n.parts.mail != nil, PolicyKey: n.policyPublic()})
+		Emails: n.parts.mail != nil, PolicyKey: n.policyPublic(), Foci: n.callOptions().Transports()})
 }
 
 func (n *Node) newAccountAPI() *accountapi.API {
