@@ -45,7 +45,7 @@ func TestMatrixJSSDK(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			hstest.Each(t, func(t *testing.T, s *hstest.Site) {
-				a, b := s.Start(platform, open), s.Start(merchant, open)
+				a, b := s.Start(platform, open), s.Start(merchant, open, "calls.turn.uris=[turn:127.0.0.1:9]", "calls.turn.secret=only named")
 				control := httptest.NewServer(controls(map[string]*hstest.Node{"platform": a, "merchant": b}))
 				defer control.Close()
 				env := []string{"KNOCK_E2E_PLATFORM=" + a.URL(), "KNOCK_E2E_MERCHANT=" + b.URL(), "KNOCK_E2E_PICTURE=" + file, "KNOCK_E2E_CONTROL=" + control.URL}

@@ -8,15 +8,21 @@ import * as c from "./clients.js";
 const { platform, merchant } = c;
 
 test("an encrypted room", async (t) => {
-    let alice, alices, bob, roomId, recovery, sessions;
+    let alice, alices, bob, roomId, thread, file, recovery, sessions;
     const said = new Map(); // event id → body
 
-    const say = async (from, ...to) => {
-        const body = `secret ${said.size + 1}`;
-        const id = await c.say(from, roomId, body);
+    const say = async (from, ...to) => tell(from, to, null, {});
+    const tell = async (from, to, threadId, content) => {
+        const body = content.body ?? `secret ${said.size + 1}`;
+        const id = await c.send(from, roomId, threadId, { msgtype: "m.text", body, ...content });
         said.set(id, body);
         for (const client of to) await c.read(client, roomId, id, body);
         return id;
+    };
+    const readAll = async (client) => {
+        await c.toTheBeginning(client, client.getRoom(roomId));
+        for (const [id, body] of said) await c.read(client, roomId, id, body);
+        assert.deepEqual(c.unreadable(client, roomId), []);
     };
 
     await c.journey(t, {
@@ -69,6 +75,57 @@ test("an encrypted room", async (t) => {
             alice.retryImmediately();
             await c.read(alice, roomId, id, said.get(id));
         },
+        "edit and react": async () => {
+            const id = await say(alice, bob);
+            const edited = { msgtype: "m.text", body: "better said" };
+            await c.send(alice, roomId, null, { ...edited, body: "* better said", "m.new_content": edited, "m.relates_to": { rel_type: "m.replace", event_id: id } });
+            said.set(id, edited.body);
+            await c.read(bob, roomId, id, edited.body);
+            const { event_id: reaction } = await bob.sendEvent(roomId, "m.reaction", { "m.relates_to": { rel_type: "m.annotation", event_id: id, key: "👍" } });
+            await c.seen(alice, roomId, reaction);
+            const relations = () => alice.getRoom(roomId).relations.getChildEventsForEvent(id, "m.annotation", "m.reaction");
+            await c.until("the reaction", alice, c.RoomEvent.Timeline, () => relations()?.getSortedAnnotationsByKey()?.[0]?.[0] === "👍");
+        },
+        "answer in a thread and read it there": async () => {
+            thread = await say(alice, bob);
+            for (const client of [alice, bob]) await c.openThread(client, roomId, thread);
+            const answers = [await tell(bob, [alice], thread, {}), await tell(alice, [bob], thread, {})];
+            const at = (client) => client.getRoom(roomId).getThread(thread);
+            for (const client of [alice, bob]) {
+                await c.until("the thread", client, c.RoomEvent.Timeline, () => at(client)?.length === 2);
+                assert.deepEqual(at(client).events.map((event) => event.getId()), [thread, ...answers]);
+                assert.ok(!client.getRoom(roomId).getLiveTimeline().getEvents().some((event) => answers.includes(event.getId())));
+            }
+            await bob.sendReadReceipt(at(bob).findEventById(answers[1]));
+            const receipt = () => at(alice).getReadReceiptForUserId(bob.getUserId(), true);
+            await c.until("the receipt", alice, c.RoomEvent.Receipt, () => receipt()?.eventId === answers[1]);
+            assert.equal(receipt().data.thread_id, thread);
+        },
+        "a file": async () => {
+            const { cipher, file: described } = await c.encryptFile(c.picture);
+            const { content_uri: url } = await alice.uploadContent(cipher, { type: "application/octet-stream", includeFilename: false });
+            file = await tell(alice, [bob], null, { msgtype: "m.file", body: "parcel.png", file: { ...described, url } });
+            assert.deepEqual(Buffer.from(await download(bob)), c.picture);
+        },
+        "signal a call": async () => {
+            const { uris, username, password, ttl } = await bob.turnServer();
+            assert.ok(uris[0].startsWith("turn:") && username && password && ttl > 0);
+            const candidates = [{ candidate: "candidate:1 1 UDP 1 127.0.0.1 9 typ host", sdpMid: "0", sdpMLineIndex: 0 }];
+            for (const [from, to, type, content] of [
+                [alice, bob, "m.call.invite", { lifetime: 60_000, offer: { type: "offer", sdp: "v=0" } }],
+                [alice, bob, "m.call.candidates", { candidates }],
+                [bob, alice, "m.call.answer", { answer: { type: "answer", sdp: "v=0" } }],
+                [bob, alice, "m.call.candidates", { candidates }],
+                [alice, bob, "m.call.select_answer", { selected_party_id: bob.getDeviceId() }],
+                [bob, alice, "m.call.hangup", { reason: "user_hangup" }],
+            ]) {
+                const call = { call_id: "a call", party_id: from.getDeviceId(), version: "1" };
+                const { event_id: id } = await from.sendEvent(roomId, type, { ...call, ...content });
+                const event = await c.seen(to, roomId, id);
+                await c.until(type, to, c.MatrixEventEvent.Decrypted, () => event.getType() === type);
+                assert.ok(event.isEncrypted());
+            }
+        },
         "cross-signing and a backup of keys": async () => {
             const crypto = alice.getCrypto();
             await crypto.bootstrapCrossSigning({ authUploadDeviceSigningKeys: (upload) => upload(null) });
@@ -83,6 +140,16 @@ test("an encrypted room", async (t) => {
             const status = () => bob.getCrypto().getDeviceVerificationStatus(alice.getUserId(), alices.device_id);
             await c.untilTrue("the signature", async () => (await status())?.signedByOwner);
         },
+        "alice and bob compare emojis": async () => {
+            await bob.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: (upload) => upload(null) });
+            await c.untilTrue("bob's keys", () => alice.getCrypto().userHasCrossSigningKeys(bob.getUserId(), true));
+            const request = await alice.getCrypto().requestVerificationDM(bob.getUserId(), roomId);
+            await verified(request, () => bob.getCrypto().findVerificationRequestDMInProgress(roomId, alice.getUserId()));
+            for (const [who, other] of [[alice, bob], [bob, alice]]) {
+                const status = () => who.getCrypto().getUserVerificationStatus(other.getUserId());
+                await c.untilTrue("the signature of the other's key", async () => (await status()).isCrossSigningVerified());
+            }
+        },
         "a new device restores what was said": async () => {
             const second = await c.startEncrypted(c.signIn(platform, await c.login(platform, alice.getUserId()), { keys: () => recovery }));
             const crypto = second.getCrypto();
@@ -90,12 +157,46 @@ test("an encrypted room", async (t) => {
             const { imported } = await crypto.restoreKeyBackup();
             assert.equal(imported, sessions);
             await c.inRoom(second, roomId, "join");
-            for (const [id, body] of said) await c.read(second, roomId, id, body);
+            await readAll(second);
+            assert.deepEqual(Buffer.from(await download(second)), c.picture);
+            await second.getRoom(roomId).createThreadsTimelineSets();
+            await second.getRoom(roomId).fetchRoomThreads();
+            assert.deepEqual(second.getRoom(roomId).getThreads().map(({ id, length }) => [id, length]), [[thread, 2]]);
             // The import says nothing of public keys that have not come yet, and imports nothing.
             assert.ok(await crypto.userHasCrossSigningKeys(second.getUserId(), true));
             await crypto.bootstrapCrossSigning({});
             await c.untilTrue("the new device's signature", async () =>
                 (await bob.getCrypto().getDeviceVerificationStatus(alice.getUserId(), second.getDeviceId()))?.signedByOwner);
         },
+        "another is let in by emojis, and told the secrets": async () => {
+            const third = await c.startEncrypted(c.signIn(platform, await c.login(platform, alice.getUserId())));
+            const crypto = third.getCrypto();
+            assert.ok(await crypto.userHasCrossSigningKeys(third.getUserId(), true));
+            const request = await crypto.requestDeviceVerification(alice.getUserId(), alice.getDeviceId());
+            await verified(request, () => alice.getCrypto().getVerificationRequestsToDeviceInProgress(alice.getUserId())[0]);
+            await c.untilTrue("the key of the backup", () => crypto.getSessionBackupPrivateKey());
+            await c.untilTrue("the signing keys", async () => (await crypto.getCrossSigningStatus()).privateKeysCachedLocally.userSigningKey);
+            assert.ok((await crypto.getUserVerificationStatus(bob.getUserId())).isCrossSigningVerified());
+            await crypto.restoreKeyBackup();
+            await c.inRoom(third, roomId, "join");
+            await readAll(third);
+            await say(third, alice, bob);
+        },
+        "nothing was unreadable": async () => {
+            await readAll(alice);
+            await readAll(bob);
+        },
     });
+
+    async function download(client) {
+        return c.downloadEncrypted(client, client.getRoom(roomId).findEventById(file).getContent().file);
+    }
 });
+
+// verified has both sides of a verification compare. find finds the request on the other side.
+async function verified(request, find) {
+    await c.untilTrue("the request for a verification", find);
+    const sides = await Promise.all([c.compare(request), c.compare(find())]);
+    assert.equal(sides[0].emojis, sides[1].emojis);
+    await Promise.all(sides.map((side) => side.confirm()));
+}
