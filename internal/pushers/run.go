@@ -81,11 +81,16 @@ func (s *Service) drain(ctx context.Context, pending []stream.Change) []stream.C
 	if s.sub.Overflowed() {
 		s.catchUp(ctx)
 	}
+	if ctx.Err() != nil {
+		return pending // perhaps not all before it was looked at
+	}
 	published := s.o.Hub.Published()
 	n := 0
 	for ; n < len(pending) && pending[n].Pos <= published; n++ {
 		if c := pending[n]; c.Pos > s.looked.Load() {
-			s.see(ctx, c)
+			if !s.see(ctx, c) {
+				break
+			}
 			s.looked.Store(c.Pos)
 		}
 	}
@@ -93,15 +98,17 @@ func (s *Service) drain(ctx context.Context, pending []stream.Change) []stream.C
 }
 
 // see looks at one event. An event that cannot be looked at notifies nobody: the
-// others must go on.
-func (s *Service) see(ctx context.Context, c stream.Change) {
+// others must go on. It returns false when ctx ended before: the next start looks.
+func (s *Service) see(ctx context.Context, c stream.Change) bool {
 	users := s.recipients(c.Room)
 	if len(users) == 0 && (c.Kind == stream.Timeline || !s.any()) {
-		return
+		return true
 	}
-	if err := s.notify(ctx, c, users); err != nil && ctx.Err() == nil {
+	err := s.notify(ctx, c, users)
+	if err != nil && ctx.Err() == nil {
 		s.o.Log.WithError(err).WithField("room", c.Room).Warn("An event could not be looked at for push notifications; nobody is notified of it")
 	}
+	return err == nil || ctx.Err() == nil
 }
 
 func (s *Service) any() bool {
@@ -183,7 +190,10 @@ func (s *Service) catchUp(ctx context.Context) {
 		return
 	}
 	for _, c := range missed {
-		s.see(ctx, c)
+		if !s.see(ctx, c) {
+			return
+		}
+		s.looked.Store(c.Pos)
 	}
 	s.looked.Store(max(from, to))
 }

@@ -94,9 +94,12 @@ func TestEncryptedEverywhere(t *testing.T) {
 			return id
 		}
 		secret()
+		w.create("Cake", "@bob:a.test") // of an invite bob is told: what was before it was looked at with his rules as they were
+		w.eventually("the invite", 1, func() any { return len(w.g.all()) })
+		invite := w.g.last().Get("event_id").Str
 		w.call(w.bob, http.MethodPut, lab.V3("pushrules", "global", "override", ".org.matrix.msc4028.encrypted_event", "enabled"),
 			map[string]any{"enabled": true})
-		w.arrived(secret())
+		w.arrived(invite, secret())
 		if !w.call(w.bob, http.MethodGet, "/_matrix/client/versions", nil).Get("unstable_features.org\\.matrix\\.msc4028").Bool() {
 			w.t.Error("the feature is not listed")
 		}
