@@ -88,6 +88,9 @@ func (c *Client) do(ctx context.Context, method, path, contentType string, body 
 	if c.Token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.Token)
 	}
+	if method == http.MethodPut { // not sent: lets the transport repeat it on a fresh connection after a node's restart
+		r.Header["X-Idempotency-Key"] = []string{}
+	}
 	resp, err := c.HTTP.Do(r)
 	if err != nil {
 		return nil, nil, err
