@@ -3,6 +3,8 @@ package federationapi_test
 import (
 	"context"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,6 +64,46 @@ func TestReconcile(t *testing.T) {
 		b.inOrder(room, lost)
 		if c, err = b.rooms.Reconcile(t.Context(), "a.test", room); err != nil || !c.Same() {
 			t.Errorf("%+v %v", c, err)
+		}
+	})
+}
+
+// TestReconcileByATemplate compares with a server that does not know the question: the template of a leave says the same,
+// in the rooms of all versions, and nobody leaves.
+func TestReconcileByATemplate(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		for _, version := range []string{"1", "11"} {
+			a, b := w.add("a"+version+".test"), w.add("b"+version+".test")
+			room := a.create(roomserver.CreateRequest{Version: version, Preset: "public_chat"})
+			must(t, b.join(room, b.user("bob"), a))
+			b.down.Store(true)
+			said := a.say(room, a.user("alice"), "unheard")
+			door := *a.door.Load()
+			var templates atomic.Int64
+			var older http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case strings.Contains(r.URL.Path, "org.matrix.msc4370"):
+					w.WriteHeader(http.StatusNotFound)
+					_, _ = w.Write([]byte(`{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`))
+					return
+				case strings.Contains(r.URL.Path, "/make_leave/"):
+					templates.Add(1)
+				}
+				door.ServeHTTP(w, r)
+			})
+			a.door.Store(&older)
+			c, err := b.rooms.Reconcile(t.Context(), a.name, room)
+			must(t, err)
+			if len(c.Missing) != 1 || c.Missing[0] != said || templates.Load() != 1 {
+				t.Errorf("version %s: b misses %v; %d templates", version, c.Missing, templates.Load())
+			}
+			b.sees(room, said)
+			if c, err = b.rooms.Reconcile(t.Context(), a.name, room); err != nil || !c.Same() {
+				t.Errorf("version %s: %+v %v", version, c, err)
+			}
+			if got := a.is(room, b.user("bob")); got != "join" {
+				t.Errorf("version %s: bob is %q where he did not leave", version, got)
+			}
 		}
 	})
 }

@@ -182,3 +182,27 @@ func TestMissingEventsByVisibility(t *testing.T) {
 		}
 	})
 }
+
+// TestMissingEventsLimit answers as many as are asked for, 10 when no number is said, and 100 at most: those nearest to
+// what the asker has.
+func TestMissingEventsLimit(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b := w.add("a.test"), w.add("b.test")
+		room := a.create(roomserver.CreateRequest{Preset: "public_chat"})
+		must(t, b.join(room, b.user("bob"), a))
+		first := a.say(room, a.user("alice"), "first")
+		var said []string
+		for i := range 120 {
+			said = append(said, a.say(room, a.user("alice"), fmt.Sprint(i)))
+		}
+		last := a.say(room, a.user("alice"), "last")
+		for limit, want := range map[string]int{"": 10, `,"limit":35`: 35, `,"limit":1000`: 100} {
+			status, answer := b.call(a, "POST", "/_matrix/federation/v1/get_missing_events/"+room,
+				fmt.Sprintf(`{"earliest_events":[%q],"latest_events":[%q]%s}`, first, last, limit))
+			events := gjson.Get(answer, "events.#.content.body").Array()
+			if status != 200 || len(events) != want || events[0].Str != fmt.Sprint(len(said)-want) || events[want-1].Str != "119" {
+				t.Errorf("%s: %d %v", limit, status, events)
+			}
+		}
+	})
+}

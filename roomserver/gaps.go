@@ -16,8 +16,8 @@ import (
 // Bounds of what is fetched to place one event.
 const (
 	gapEvents     = 500 // events fetched by get_missing_events
-	gapPage       = 100 // of them at once
-	gapRounds     = 10  // requests for them
+	gapPage       = 100 // of them at once; many servers give 20 at most
+	gapRounds     = 25  // requests for them
 	gapShort      = 10  // fewer at once are all that a server has to give
 	gapFetchers   = 8   // requests for single events at once
 	singleFetches = 100 // state events fetched one by one; beyond that the whole state

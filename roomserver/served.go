@@ -202,10 +202,10 @@ func (s *Server) serverSees(tx *sqldb.Tx, origin string, e *store.Stored) (bool,
 	return auth.VisibleToServer(sight), nil
 }
 
-// Bounds of what other servers may ask for at once.
+// Bounds of what other servers may ask for at once: of the missing events as many as we ask for.
 const (
 	maxBackfill = 100
-	maxMissing  = 20
+	maxMissing  = gapPage
 )
 
 // BackfillFor answers /backfill: up to limit events that precede the given ones,

@@ -175,7 +175,7 @@ func (p *peer) create(t *testing.T, q roomserver.CreateRequest) string {
 // TestJoinsUnderWay lists a join while the other server answers it.
 func TestJoinsUnderWay(t *testing.T) {
 	eachPair(t, func(t *testing.T, n *node, far *peer) {
-		const list = "/_knock/admin/joins"
+		const list = "/_knock/admin/v1/joins"
 		room := far.create(t, roomserver.CreateRequest{Preset: "public_chat"})
 		far.joining = func() {
 			joins := n.ok("admin", "GET", list, ``)["joins"].([]any)

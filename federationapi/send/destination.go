@@ -21,6 +21,8 @@ const (
 	maxLive      = 500
 	firstBackoff = time.Second
 	lastBackoff  = 5 * time.Minute
+	// deniedAgain is how often it is looked how long a server is denied already; only a restart can allow it again.
+	deniedAgain = time.Hour
 )
 
 // destination is one other server. At most one worker runs for it, and only while there is something to send: it makes
@@ -45,7 +47,8 @@ type destination struct {
 
 	durable  durable
 	edus     eduQueue
-	hello    bool // say that we are back
+	hello    bool   // say that we are back
+	tried    func() // told of the end of the first attempt after a start; nil: nobody
 	retry    *outgoing
 	failures int // since the last success or sign of life
 	failedAt time.Time
@@ -106,12 +109,37 @@ func (d *destination) fallBehind() {
 	d.behind, d.live, d.backlog, d.until = true, nil, nil, 0
 }
 
-// start looks what waits in the log. hello has the other server told that we are back even when nothing does.
-func (d *destination) start(hello bool) {
+// start looks what waits in the log. hello has the other server told that we are back even when nothing does, unless it
+// has heard of us already. tried is called once it took a transaction, or failed to, or there was nothing to do.
+func (d *destination) start(hello bool, tried func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.hello, d.apart = hello, d.apart || hello
-	d.kick()
+	d.hello, d.tried = hello && d.apart, tried
+	if d.kick(); !d.running {
+		d.wasTried()
+	}
+}
+
+func (d *destination) tryEnded() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wasTried()
+}
+
+// wasTried ends the first attempt after a start; d.mu is held.
+func (d *destination) wasTried() {
+	if d.tried != nil {
+		d.tried()
+		d.tried = nil
+	}
+}
+
+// begin notes that a server may not know that we are there, and tells whether it failed when we stopped.
+func (d *destination) begin(apart bool) (failing bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.apart = d.apart || apart
+	return d.standing.failing > 0
 }
 
 // kick has a worker run, unless the destination is left alone, for a while or for good. The caller holds d.mu.
@@ -142,6 +170,7 @@ func (d *destination) disarm() {
 
 // work sends until nothing is left or the other server fails.
 func (d *destination) work(ctx context.Context) {
+	defer d.tryEnded()
 	for {
 		out, err := d.next(ctx)
 		if err != nil {
@@ -221,6 +250,7 @@ func (d *destination) settle(out *outgoing) (back bool) {
 		d.retry = nil
 	}
 	d.passed(out)
+	d.wasTried()
 	back, d.apart = d.apart, false
 	return back
 }
@@ -262,13 +292,28 @@ func (d *destination) pause(ctx context.Context, err error, out *outgoing) {
 		d.s.o.Log.WithError(err).WithField("server", d.name).Warn("A server was silent for so long that it counts as gone; it is left alone until it calls")
 		return
 	}
-	wait := d.s.o.Client.Wait(d.name)
-	if wait <= 0 {
-		wait = min(firstBackoff<<min(d.failures-1, 20), lastBackoff)
-		wait -= rand.N(wait/5 + 1)
-	}
+	wait := d.patience(err)
 	d.s.o.Log.WithError(err).WithField("server", d.name).WithField("wait", wait).Info("A server could not be reached; it is tried again")
 	d.timer, d.retryAt = time.AfterFunc(wait, d.again), d.failedAt.Add(wait)
+}
+
+// patience is the time until the next attempt after a failure; d.mu is held.
+func (d *destination) patience(err error) time.Duration {
+	if denied(err) {
+		return deniedAgain
+	}
+	if wait := d.s.o.Client.Wait(d.name); wait > 0 {
+		return wait
+	}
+	wait := min(firstBackoff<<min(d.failures-1, 20), lastBackoff)
+	return wait - rand.N(wait/5+1)
+}
+
+// denied tells whether the configuration keeps us from speaking to a server: what is for it waits as for one that is
+// down, for it may be allowed again, and no longer.
+func denied(err error) bool {
+	var e *client.Error
+	return errors.As(err, &e) && e.Kind == client.KindDenied
 }
 
 // again starts a worker after a pause.

@@ -40,9 +40,7 @@ func (s *Sender) Destinations(after string, limit int) []Report {
 
 // Destination reports on a server and counts what waits for it; ok is false for one that we have nothing to do with.
 func (s *Sender) Destination(ctx context.Context, server string) (r Report, ok bool, err error) {
-	s.mu.Lock()
-	d := s.dests[server]
-	s.mu.Unlock()
+	d := s.known(server)
 	if d == nil {
 		return Report{}, false, nil
 	}
@@ -56,9 +54,7 @@ func (s *Sender) Destination(ctx context.Context, server string) (r Report, ok b
 // Retry ends a server's pause, or its retirement, and has what waits sent now; false for one that we have nothing to do
 // with.
 func (s *Sender) Retry(server string) bool {
-	s.mu.Lock()
-	d := s.dests[server]
-	s.mu.Unlock()
+	d := s.known(server)
 	if d != nil {
 		d.retryNow()
 	}

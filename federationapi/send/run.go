@@ -8,7 +8,8 @@ import (
 
 // Run sends until ctx ends, and then writes down how far it came.
 func (s *Sender) Run(ctx context.Context) error {
-	if err := s.begin(ctx); err != nil {
+	greetings, err := s.begin(ctx)
+	if err != nil {
 		if ctx.Err() != nil { // told to stop while starting
 			return nil
 		}
@@ -18,6 +19,7 @@ func (s *Sender) Run(ctx context.Context) error {
 	loops.Go(func() { s.spreadEDUs(ctx) })
 	loops.Go(func() { s.keepSaved(ctx) })
 	loops.Go(func() { s.pruneRetired(ctx) })
+	loops.Go(func() { s.greet(ctx, greetings) })
 	for ctx.Err() == nil {
 		select {
 		case <-s.in.wake:
@@ -37,12 +39,18 @@ func (s *Sender) Run(ctx context.Context) error {
 // stopTime bounds the last writing of cursors.
 const stopTime = 10 * time.Second
 
-// begin lets workers start, and looks what waits for every server that shares a room with us or had something waiting
-// when we stopped.
-func (s *Sender) begin(ctx context.Context) error {
+// greeting is a server that is to be looked after when the work begins; hello has it told that we are back.
+type greeting struct {
+	d     *destination
+	hello bool
+}
+
+// begin lets workers start, and returns the servers that share a room with us or had something waiting when we stopped,
+// those that failed then last.
+func (s *Sender) begin(ctx context.Context) ([]greeting, error) {
 	known, err := s.loadServers(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, k := range known.rows {
 		s.destination(k.name).load(k)
@@ -55,17 +63,40 @@ func (s *Sender) begin(ctx context.Context) error {
 	for _, d := range early {
 		s.spawn(d)
 	}
-	here := map[string]bool{s.o.ServerName: true}
-	for _, server := range known.here {
-		here[server] = true
-		s.destination(server).start(true)
-	}
-	for _, server := range known.waiting {
-		if !here[server] {
-			s.destination(server).start(false)
+	seen := map[string]bool{s.o.ServerName: true}
+	var well, failing []greeting
+	for i, servers := range [][]string{known.here, known.waiting} {
+		for _, server := range servers {
+			if seen[server] {
+				continue
+			}
+			seen[server] = true
+			g := greeting{s.destination(server), i == 0}
+			if g.d.begin(g.hello) {
+				failing = append(failing, g)
+			} else {
+				well = append(well, g)
+			}
 		}
 	}
-	return nil
+	return append(well, failing...), nil
+}
+
+// maxGreetings bounds the servers that are called at once only because we started. Those for which something new comes
+// meanwhile do not wait.
+const maxGreetings = 32
+
+// greet looks what waits for servers, a few at a time.
+func (s *Sender) greet(ctx context.Context, list []greeting) {
+	turns := make(chan struct{}, maxGreetings)
+	for _, g := range list {
+		select {
+		case turns <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		g.d.start(g.hello, func() { <-turns })
+	}
 }
 
 // end waits for the workers.

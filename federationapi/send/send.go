@@ -119,6 +119,13 @@ func (s *Sender) destination(name string) *destination {
 	return d
 }
 
+// known finds a destination; nil for a server that we have nothing to do with.
+func (s *Sender) known(name string) *destination {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dests[name]
+}
+
 func (s *Sender) all() []*destination {
 	s.mu.Lock()
 	defer s.mu.Unlock()

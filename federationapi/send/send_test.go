@@ -37,6 +37,8 @@ type network struct {
 	sent []attempt
 	fail func(server string, t *client.Transaction) error
 	wait atomic.Int64 // nanoseconds; 0 keeps attempts close together
+	// during is called while a transaction is under way; nil: nothing is.
+	during func(server string, t *client.Transaction)
 }
 
 type edu = client.EDU
@@ -48,6 +50,9 @@ type attempt struct {
 }
 
 func (n *network) SendTransaction(_ context.Context, server, txnID string, t *client.Transaction) (map[string]string, error) {
+	if n.during != nil {
+		n.during(server, t)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var err error

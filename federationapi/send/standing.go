@@ -47,9 +47,7 @@ func (s *Sender) Partner(server string) bool {
 	if s.o.Keep(server) {
 		return true
 	}
-	s.mu.Lock()
-	d := s.dests[server]
-	s.mu.Unlock()
+	d := s.known(server)
 	if d == nil {
 		return false
 	}
@@ -60,10 +58,7 @@ func (s *Sender) Partner(server string) bool {
 
 // Wake says that a server showed itself alive: what waits for it is sent at once, and one that was retired is back.
 func (s *Sender) Wake(server string) {
-	s.mu.Lock()
-	d := s.dests[server]
-	s.mu.Unlock()
-	if d != nil {
+	if d := s.known(server); d != nil {
 		d.alive()
 	}
 }
@@ -87,9 +82,7 @@ func (d *destination) alive() {
 
 // Reachable tells whether a server shares a room with us or did, and did not fail lately.
 func (s *Sender) Reachable(server string) bool {
-	s.mu.Lock()
-	d := s.dests[server]
-	s.mu.Unlock()
+	d := s.known(server)
 	if d == nil {
 		return false
 	}

@@ -26,20 +26,6 @@ import (
 
 // The types here stand between parts that do not know each other.
 
-// guardedSender sends to the servers that the configuration lets this one talk to.
-type guardedSender struct {
-	*client.Client
-	allowed func(server string) bool
-}
-
-// SendTransaction drops what is meant for a server that is never spoken to: waiting for it would be without end.
-func (g guardedSender) SendTransaction(ctx context.Context, server, txnID string, t *client.Transaction) (map[string]string, error) {
-	if !g.allowed(server) {
-		return nil, nil
-	}
-	return g.Client.SendTransaction(ctx, server, txnID, t)
-}
-
 // destinations are the sender's as administrators see them.
 type destinations struct {
 	sender *send.Sender

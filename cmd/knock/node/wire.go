@@ -344,7 +344,7 @@ func (n *Node) newSender() *send.Sender {
 		return nil
 	}
 	return send.New(send.Options{ServerName: n.cfg.ServerName, Store: n.parts.store, Hub: n.hub,
-		Client: guardedSender{n.parts.remote, n.federatesWith}, RetireAfter: time.Duration(n.cfg.Federation.RetireAfter),
+		Client: n.parts.remote, RetireAfter: time.Duration(n.cfg.Federation.RetireAfter),
 		Keep: func(server string) bool { return matchesAny(n.cfg.Federation.Partners, server) }, Back: n.back, Log: n.logs.Component("federation"), Registerer: n.metrics})
 }
 
@@ -436,8 +436,11 @@ func (n *Node) federationLimits() federationapi.Limits {
 	return out
 }
 
-// alive hears of a server that reached us: its back-off ends and what waits for it is sent.
+// alive hears of a server that reached us: its back-off ends and what waits for it is sent, unless it is not spoken to.
 func (n *Node) alive(server string) {
+	if !n.federatesWith(server) {
+		return
+	}
 	n.parts.remote.Alive(server)
 	n.parts.sender.Wake(server)
 }

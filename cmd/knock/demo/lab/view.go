@@ -56,6 +56,8 @@ type View struct {
 	Since    string
 	Rooms    map[string]*Room
 	Presence map[string]string
+	ToDevice []Event        // messages to the device
+	Changed  map[string]int // user → how often their device list changed
 }
 
 // Room is never nil.
@@ -92,6 +94,8 @@ type synced struct {
 	NextBatch string `json:"next_batch"`
 	Rooms     struct{ Join, Invite, Knock, Leave map[string]syncedRoom }
 	Presence  events
+	ToDevice  events                     `json:"to_device"`
+	Lists     struct{ Changed []string } `json:"device_lists"`
 }
 
 const syncFilter = `{"room":{"timeline":{"limit":100}}}`
@@ -148,6 +152,13 @@ func (v *View) take(s *synced) {
 	}
 	for _, e := range s.Presence.Events {
 		v.Presence[e.Sender] = e.Text("presence")
+	}
+	v.ToDevice = append(v.ToDevice, s.ToDevice.Events...)
+	if v.Changed == nil {
+		v.Changed = map[string]int{}
+	}
+	for _, user := range s.Lists.Changed {
+		v.Changed[user]++
 	}
 	for membership, rooms := range map[string]map[string]syncedRoom{
 		"join": s.Rooms.Join, "invite": s.Rooms.Invite, "knock": s.Rooms.Knock, "leave": s.Rooms.Leave} {
