@@ -22,6 +22,11 @@ func drifted(t *testing.T, w *world) (a, b *node, room string, lost []string) {
 	room = a.create(roomserver.CreateRequest{Preset: "public_chat"})
 	must(t, b.join(room, b.user("bob"), a))
 	b.sees(room, a.say(room, a.user("alice"), "before"))
+	eventually(t, "a knows that it arrived", func() bool {
+		r, ok, err := a.sender.Destination(t.Context(), "b.test")
+		must(t, err)
+		return ok && r.State == "idle" && r.LastSuccess > 0
+	})
 	b.down.Store(true)
 	for _, text := range []string{"one", "two", "three"} {
 		lost = append(lost, a.say(room, a.user("alice"), text))

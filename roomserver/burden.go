@@ -26,6 +26,9 @@ type InboundLimits struct {
 	// Thinking is how long state resolution may take in a minute for the events of
 	// one server; they wait once it took five times as long at a stretch. 10 s.
 	Thinking time.Duration
+	// Turn is how long the events of one server may take before it is the turn of others in
+	// their room, and Place how long one of them may take, answers of servers included. 5 s and 2 min.
+	Turn, Place time.Duration
 }
 
 func (l InboundLimits) orDefault() InboundLimits {
@@ -34,8 +37,10 @@ func (l InboundLimits) orDefault() InboundLimits {
 			*field = value
 		}
 	}
-	if l.Thinking <= 0 {
-		l.Thinking = 10 * time.Second
+	for field, value := range map[*time.Duration]time.Duration{&l.Thinking: 10 * time.Second, &l.Turn: 5 * time.Second, &l.Place: 2 * time.Minute} {
+		if *field <= 0 {
+			*field = value
+		}
 	}
 	return l
 }

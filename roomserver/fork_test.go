@@ -173,7 +173,7 @@ func TestMissingPrevIsParked(t *testing.T) {
 		key, _ := s.Room(context.Background(), room)
 		var rows []store.Inbound
 		err := s.db.Read(context.Background(), func(tx *sqldb.Tx) (err error) {
-			rows, err = s.Store.InboundOf(tx, key.NID, 0, 10)
+			rows, err = queuedRows(tx, s, key.NID)
 			return err
 		})
 		if err != nil || len(rows) != 1 || rows[0].ID != late.EventID() {

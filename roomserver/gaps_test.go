@@ -236,6 +236,15 @@ func (r *gapRig) queued() int {
 	return int(n)
 }
 
+// queuedRows are all rows of a room's inbound queue.
+func queuedRows(tx *sqldb.Tx, s *Server, room int64) ([]store.Inbound, error) {
+	line, err := s.Store.InboundLine(tx, room)
+	if err != nil {
+		return nil, err
+	}
+	return s.Store.InboundRows(tx, takeTurns(line, len(line)))
+}
+
 // TestRejectedAuthEvents pulls an event in by its being cited, which cites a
 // rejected one.
 func TestRejectedAuthEvents(t *testing.T) {
@@ -395,7 +404,7 @@ func TestFailuresHoldNothingUp(t *testing.T) {
 		failures := func() (n int64) {
 			t.Helper()
 			err := db.Read(t.Context(), func(tx *sqldb.Tx) error {
-				rows, err := r.s.Store.InboundOf(tx, r.key.NID, 0, 10)
+				rows, err := queuedRows(tx, r.s, r.key.NID)
 				if err == nil && len(rows) == 1 && rows[0].ID == stuck.EventID() {
 					n = rows[0].Failures
 				}

@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,8 +16,8 @@ import (
 const (
 	drainers      = 4               // rooms that are worked on at once
 	drainShare    = 2               // of them for the events of one server, whose answers may be slow
-	drainBatch    = 200             // rows taken at once
-	drainTime     = 5 * time.Minute // for one batch, other servers' answers included
+	drainBatch    = 200             // rows taken at once, from each server that has some as many
+	drainTime     = 5 * time.Minute // for one room, before others are worked on
 	retryInterval = 30 * time.Second
 	keepFailed    = 7 * 24 * time.Hour // how long an event that failed too often is kept, for the operator to see why
 	sweepInterval = time.Hour
@@ -28,9 +29,11 @@ type intake struct {
 	rooms map[int64]queuedRoom // with rows whose turn it is
 	busy  map[int64]string     // rooms that are worked on, with the server whose events are
 	left  map[int64][]leftOver // newest events for which there was no room
-	tried map[int64]int64      // the newest row of a room that had its turn; older ones wait for the next tick
+	tried map[int64]rowSet     // rows of a room that had their turn and are queued still; they wait for the next tick
 	wake  chan struct{}
 }
+
+type rowSet map[int64]struct{}
 
 // queuedRoom is a room and a server that sent events for it.
 type queuedRoom struct {
@@ -88,22 +91,11 @@ func (s *Server) park(ctx context.Context, key store.RoomKey, origin string, eve
 		return nil, err
 	}
 	if room.rows > 0 {
-		s.untried(key, rows[0].Seq)
 		s.signal(key, origin)
 	}
 	refused = events[room.rows:]
 	s.leave(key, origin, refused, room.full)
 	return refused, nil
-}
-
-// untried lets rows from seq on have their turn, where newer ones had theirs
-// while they were written.
-func (s *Server) untried(key store.RoomKey, seq int64) {
-	s.intake.mu.Lock()
-	defer s.intake.mu.Unlock()
-	if s.intake.tried[key.NID] >= seq {
-		s.intake.tried[key.NID] = seq - 1
-	}
 }
 
 // Run works off the inbound queue and changes of local users until ctx ends, and
@@ -209,18 +201,21 @@ func (s *Server) retryInbound() {
 	clear(s.intake.tried)
 }
 
-func (s *Server) triedInbound(key store.RoomKey) int64 {
+// hadTurn notes that a row had its turn and is queued still.
+func (s *Server) hadTurn(key store.RoomKey, seq int64) {
 	s.intake.mu.Lock()
 	defer s.intake.mu.Unlock()
-	return s.intake.tried[key.NID]
+	if s.intake.tried[key.NID] == nil {
+		s.intake.tried[key.NID] = rowSet{}
+	}
+	s.intake.tried[key.NID][seq] = struct{}{}
 }
 
-// drainRoom gives each of a room's queued events its turn.
+// drainRoom gives a room's queued events their turns, for a while.
 func (s *Server) drainRoom(ctx context.Context, key store.RoomKey) {
-	ctx, cancel := context.WithTimeout(ctx, drainTime)
-	defer cancel()
+	began := time.Now()
 	more, err := s.drainOnce(ctx, key)
-	for err == nil && more {
+	for err == nil && more && time.Since(began) < drainTime {
 		more, err = s.drainOnce(ctx, key)
 	}
 	if err != nil && ctx.Err() == nil {
@@ -248,18 +243,55 @@ func (s *Server) settleIntake(ctx context.Context, key store.RoomKey, failed err
 	}
 }
 
-// nextRows returns rows of a room whose turn it is, oldest first.
+// nextRows returns up to limit rows of a room whose turn it is, oldest first, of each server as many as of the others,
+// as far as it has some: one that floods the room delays its own events only.
 func (s *Server) nextRows(ctx context.Context, key store.RoomKey, limit int) (rows []store.Inbound, err error) {
-	after := s.triedInbound(key)
 	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		rows, err = s.Store.InboundOf(tx, key.NID, after, limit)
+		line, err := s.Store.InboundLine(tx, key.NID)
+		if err != nil || len(line) == 0 {
+			return err
+		}
+		rows, err = s.Store.InboundRows(tx, takeTurns(s.untried(key, line), limit))
 		return err
 	})
 	return rows, err
 }
 
+// untried leaves out rows that had their turn.
+func (s *Server) untried(key store.RoomKey, line []store.Inbound) []store.Inbound {
+	s.intake.mu.Lock()
+	defer s.intake.mu.Unlock()
+	tried := s.intake.tried[key.NID]
+	return slices.DeleteFunc(line, func(r store.Inbound) bool {
+		_, had := tried[r.Seq]
+		return had
+	})
+}
+
+// takeTurns picks up to n rows of a line: the first one of each server, then the second one of each, and so on.
+func takeTurns(line []store.Inbound, n int) (seqs []int64) {
+	of := map[string][]int64{}
+	var servers []string
+	for _, r := range line {
+		if of[r.Origin] == nil {
+			servers = append(servers, r.Origin)
+		}
+		of[r.Origin] = append(of[r.Origin], r.Seq)
+	}
+	for i := 0; len(seqs) < min(n, len(line)); i++ {
+		for _, server := range servers {
+			if own := of[server]; i < len(own) && len(seqs) < n {
+				seqs = append(seqs, own[i])
+			}
+		}
+	}
+	return seqs
+}
+
 // drainOnce places one batch of rows in the order of the DAG. Its error is the
-// database's: an event that cannot be placed holds nothing up.
+// database's: an event that cannot be placed holds nothing up. Rows of a server
+// whose others took long, for want of its answers perhaps, are left to the next
+// batch.
 func (s *Server) drainOnce(ctx context.Context, key store.RoomKey) (more bool, err error) {
 	rows, err := s.nextRows(ctx, key, drainBatch)
 	if err != nil || len(rows) == 0 {
@@ -277,14 +309,18 @@ func (s *Server) drainOnce(ctx context.Context, key store.RoomKey) (more bool, e
 		}
 		byID[e.EventID()], rowOf[e.EventID()] = e, row
 	}
+	spent := map[string]time.Duration{}
 	for _, e := range dagOrder(byID) {
-		if err := s.placeRow(ctx, key, rowOf[e.EventID()], e); err != nil {
+		row := rowOf[e.EventID()]
+		if spent[row.Origin] > s.Inbound.Turn {
+			continue
+		}
+		began := time.Now()
+		if err := s.placeRow(ctx, key, row, e); err != nil {
 			return false, err
 		}
+		spent[row.Origin] += time.Since(began)
 	}
-	s.intake.mu.Lock()
-	s.intake.tried[key.NID] = rows[len(rows)-1].Seq
-	s.intake.mu.Unlock()
 	return true, nil
 }
 
@@ -293,19 +329,31 @@ func (s *Server) drainOnce(ctx context.Context, key store.RoomKey) (more bool, e
 func (s *Server) placeRow(ctx context.Context, key store.RoomKey, row store.Inbound, e *event.Event) error {
 	if s.thinking.over(serverOf(e.Sender()), s.Clock()) {
 		s.bounds.heldBack.Inc()
+		s.hadTurn(key, row.Seq)
 		return nil // its turn comes with the next tick
 	}
-	err := s.place(ctx, key, row.Origin, e)
+	err := s.placeInTime(ctx, key, row.Origin, e)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if err != nil {
+		s.hadTurn(key, row.Seq)
 		s.Log.WithError(err).WithField("room", key.ID).WithField("event", e.EventID()).Info("An event could not be placed")
+	}
+	if errors.Is(err, ErrBusy) {
+		return nil // that others take much memory is no fault of its
 	}
 	if errors.Is(err, errForeign) || errors.Is(err, errWithheld) {
 		err = nil // it will be no better later
 	}
 	return s.endInbound(ctx, row.Seq, err)
+}
+
+// placeInTime places an event unless that takes too long.
+func (s *Server) placeInTime(ctx context.Context, key store.RoomKey, origin string, e *event.Event) error {
+	ctx, cancel := context.WithTimeout(ctx, s.Inbound.Place)
+	defer cancel()
+	return s.place(ctx, key, origin, e)
 }
 
 func (s *Server) endInbound(ctx context.Context, seq int64, failure error) error {

@@ -155,7 +155,7 @@ func New(o Options) *Server {
 		Options: o, db: o.Store.DB, rooms: map[int64]*room{}, loading: map[int64]*loading{},
 		redeems: make(chan struct{}, 1),
 		follows: followUps{users: map[string]struct{}{}, wake: make(chan struct{}, 1)},
-		intake: intake{rooms: map[int64]queuedRoom{}, busy: map[int64]string{}, left: map[int64][]leftOver{}, tried: map[int64]int64{},
+		intake: intake{rooms: map[int64]queuedRoom{}, busy: map[int64]string{}, left: map[int64][]leftOver{}, tried: map[int64]rowSet{},
 			wake: make(chan struct{}, 1)},
 	}
 	s.Inbound = s.Inbound.orDefault()

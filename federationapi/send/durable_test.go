@@ -113,6 +113,10 @@ func TestDurableFirstAfterAnOutage(t *testing.T) {
 				b.put(9, 250) // one position in three transactions
 				b.put(12, 2)
 				r.sender.Notify([]string{"b.test"})
+				r.eventually("what was under way failed", func() bool {
+					all := r.net.attempts()
+					return len(all) > 0 && len(all[len(all)-1].t.EDUs) > 0
+				})
 				if restart {
 					r.stop()
 				}

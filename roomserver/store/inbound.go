@@ -26,7 +26,8 @@ const (
 var (
 	insertInbound = sqldb.RegisterInsert("inbound.insert", `INSERT INTO inbound (seq, room, id, origin, received, failures, data) VALUES`, 7,
 		`ON CONFLICT (room, id) DO UPDATE SET failures = excluded.failures`)
-	listInbound   = sqldb.Register("inbound.list", `SELECT seq, room, id, origin, failures, data FROM inbound WHERE room = $1 AND seq > $2 AND failures < $3 ORDER BY seq LIMIT $4`)
+	lineInbound   = sqldb.Register("inbound.line", `SELECT seq, origin FROM inbound WHERE room = $1 AND failures < $2 ORDER BY seq`)
+	loadInbound   = sqldb.Register("inbound.load", `SELECT seq, room, id, origin, failures, data FROM inbound WHERE seq = ANY($1::bigint[]) AND failures < $2 ORDER BY seq`)
 	asideInbound  = sqldb.Register("inbound.aside", `SELECT seq, room, id, origin, failures, error FROM inbound WHERE room = $1 AND failures >= $2 ORDER BY seq LIMIT $3`)
 	countInbound  = sqldb.Register("inbound.count", `SELECT count(*) FROM inbound WHERE room = $1 AND failures < $2`)
 	countOrigin   = sqldb.Register("inbound.countOrigin", `SELECT count(*) FROM inbound WHERE origin = $1 AND failures < $2`)
@@ -48,15 +49,24 @@ func (s *Store) AddInbound(tx *sqldb.Tx, rows []Inbound, now int64) error {
 	return tx.Insert(insertInbound, values...)
 }
 
-// InboundOf returns up to limit queued PDUs of a room after a row, oldest first,
-// that have not failed too often.
-func (s *Store) InboundOf(tx *sqldb.Tx, room, after int64, limit int) ([]Inbound, error) {
-	return sqldb.Collect(tx, listInbound, func(rows *sqldb.Rows) (r Inbound, err error) {
+// InboundLine returns all queued PDUs of a room that have not failed too often, oldest first: only Seq and Origin.
+func (s *Store) InboundLine(tx *sqldb.Tx, room int64) ([]Inbound, error) {
+	return sqldb.Collect(tx, lineInbound, func(rows *sqldb.Rows) (r Inbound, err error) {
+		var origin []byte
+		err = rows.Scan(&r.Seq, &origin)
+		r.Room, r.Origin = room, string(origin)
+		return r, err
+	}, room, maxFailures)
+}
+
+// InboundRows returns queued PDUs, oldest first, as far as they are still queued.
+func (s *Store) InboundRows(tx *sqldb.Tx, seqs []int64) ([]Inbound, error) {
+	return sqldb.Collect(tx, loadInbound, func(rows *sqldb.Rows) (r Inbound, err error) {
 		var id, origin []byte
 		err = rows.Scan(&r.Seq, &r.Room, &id, &origin, &r.Failures, &r.Data)
 		r.ID, r.Origin = string(id), string(origin)
 		return r, err
-	}, room, after, maxFailures, limit)
+	}, seqs, maxFailures)
 }
 
 // InboundCount returns how many PDUs of a room wait for their turn.
