@@ -20,6 +20,8 @@ demo: build
 test:
 	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
 	  echo "test: the end-to-end tests with matrix-js-sdk are NOT run: node and npm are missing (Debian: apt install nodejs npm)"; fi
+	@if ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; then \
+	  echo "test: the end-to-end tests in a browser are NOT run: chromium is missing (Debian: apt install chromium)"; fi
 	@if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
 	  echo "test: interop with a real Synapse is NOT tested: python3, 3.10 or newer, with venv is missing (Debian: apt install python3 python3-venv)"; fi
 	KNOCK_TEST_INTEROP=1 go run ./test/withpg -- go test -timeout 20m ./...

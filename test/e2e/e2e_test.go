@@ -1,5 +1,6 @@
 // Package e2e lets clients that others wrote use real nodes: matrix-js-sdk, the library of Element, on two nodes that
-// federate (js/), and mautrix-go on one. It needs Node 20.14 or newer and npm, which fetches the SDK once.
+// federate (js/), in Node and in Chromium, and mautrix-go on one. It needs Node 20.14 or newer and npm, which fetches the
+// SDK once.
 package e2e
 
 import (
@@ -42,13 +43,19 @@ func TestMatrixJSSDK(t *testing.T) {
 	for name, files := range map[string][]string{
 		"plain":     {"js/accounts.test.js", "js/companies.test.js"},
 		"encrypted": {"js/encryption.test.js"}, // by itself: it stops nodes
+		"browser":   {"js/browser.test.js"},    // so does this
 	} {
 		t.Run(name, func(t *testing.T) {
+			browser := chromium()
+			if name == "browser" && browser == "" {
+				t.Skip("matrix-js-sdk in a browser was NOT tested: chromium is missing (Debian: apt install chromium)")
+			}
 			hstest.Each(t, func(t *testing.T, s *hstest.Site) {
 				a, b := s.Start(platform, open), s.Start(merchant, open, "calls.turn.uris=[turn:127.0.0.1:9]", "calls.turn.secret=only named")
 				control := httptest.NewServer(controls(map[string]*hstest.Node{"platform": a, "merchant": b}))
 				defer control.Close()
-				env := []string{"KNOCK_E2E_PLATFORM=" + a.URL(), "KNOCK_E2E_MERCHANT=" + b.URL(), "KNOCK_E2E_PICTURE=" + file, "KNOCK_E2E_CONTROL=" + control.URL}
+				env := []string{"KNOCK_E2E_PLATFORM=" + a.URL(), "KNOCK_E2E_MERCHANT=" + b.URL(), "KNOCK_E2E_PICTURE=" + file, "KNOCK_E2E_CONTROL=" + control.URL,
+					"KNOCK_E2E_CHROMIUM=" + browser}
 				args := append([]string{"--test", "--test-force-exit", "--test-reporter=spec"}, files...)
 				out, err := command(t, 2*time.Minute, env, "node", args...)
 				if err != nil {
@@ -106,6 +113,16 @@ func installed() bool {
 	}
 	done, err := os.Stat("node_modules/.package-lock.json")
 	return err == nil && !done.ModTime().Before(lock.ModTime())
+}
+
+// chromium is where a browser is, or "".
+func chromium() string {
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if file, err := exec.LookPath(name); err == nil {
+			return file
+		}
+	}
+	return ""
 }
 
 // nodeVersion says which node is in PATH and whether it is new enough.

@@ -8,7 +8,7 @@ Promise.withResolvers ??= () => {
 };
 
 const sdk = await import("matrix-js-sdk");
-export const { ClientEvent, EventStatus, EventTimeline, MatrixEventEvent, NotificationCountType, RoomEvent, RoomMemberEvent, RoomStateEvent, UserEvent } = sdk;
+export const { ClientEvent, EventStatus, EventTimeline, MatrixEventEvent, NotificationCountType, RoomEvent, RoomMemberEvent, RoomStateEvent, UserEvent, createNewMatrixCall } = sdk;
 const { VerificationPhase, VerifierEvent } = await import("matrix-js-sdk/lib/crypto-api/index.js");
 
 // The SDK tells the console a lot; console.log stays for whoever looks for a mistake here.
