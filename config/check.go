@@ -65,6 +65,7 @@ func (c *Config) check() []string {
 	c.checkSMTP(fail)
 	c.checkRegistration(fail)
 	c.checkCalls(fail)
+	c.checkPreviews(fail)
 	for _, name := range slices.Sorted(maps.Keys(c.Logging.Levels)) {
 		if _, err := obs.ParseLevel(c.Logging.Levels[name]); err != nil {
 			fail(join("logging.levels", name), "logging.levels.%s: %s", name, err)
@@ -174,6 +175,29 @@ func (c *Config) checkCalls(fail func(path, format string, args ...any)) {
 	for _, service := range c.Calls.LiveKit {
 		if u, err := url.Parse(service); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 			fail("calls.livekit", "calls.livekit: %q is no URL, such as https://matrix-rtc.example.org/livekit/jwt", service)
+		}
+	}
+}
+
+// languageRange is an entry of Accept-Language (RFC 9110, 12.5.4).
+var languageRange = regexp.MustCompile(`^(\*|[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*)(;q=[01](\.[0-9]{1,3})?)?$`)
+
+func (c *Config) checkPreviews(fail func(path, format string, args ...any)) {
+	p := c.Media.URLPreviews
+	for _, size := range []struct {
+		name  string
+		value Size
+	}{{"max_page_size", p.MaxPageSize}, {"max_image_size", p.MaxImageSize}, {"cache_size", p.CacheSize}} {
+		if size.value == 0 {
+			fail("media.url_previews."+size.name, "media.url_previews.%s must be above 0", size.name)
+		}
+	}
+	if time.Duration(p.CacheAge) < time.Hour {
+		fail("media.url_previews.cache_age", "media.url_previews.cache_age is %s: write at least 1h, for which a preview is shown again", p.CacheAge)
+	}
+	for _, l := range p.Languages {
+		if !languageRange.MatchString(l) {
+			fail("media.url_previews.languages", "media.url_previews.languages: %q is no language, such as en, pt-BR or en;q=0.5", l)
 		}
 	}
 }

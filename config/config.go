@@ -126,7 +126,7 @@ type Federation struct {
 	Enabled           bool           `yaml:"enabled" doc:"Off keeps all rooms to this server."`
 	PublicAddress     string         `yaml:"public_address" check:"name" doc:"Host and port where others reach this server's federation, such as matrix.example.org:443. When set it is published in /.well-known/matrix/server."`
 	AllowNetworks     []netip.Prefix `yaml:"allow_networks" doc:"Private or local networks that may be called, such as 10.1.0.0/16. All other private ranges are refused, so that strangers cannot make this server call its own network."`
-	CAFile            string         `yaml:"ca_file" doc:"File with further root certificates (PEM) to trust for federation and identity servers, beside the system's."`
+	CAFile            string         `yaml:"ca_file" doc:"File with further root certificates (PEM) to trust for federation, identity servers and previews of pages, beside the system's."`
 	AllowDomains      []string       `yaml:"allow_domains" check:"name" doc:"When not empty, only these servers are spoken to. *.example.org matches all names below example.org."`
 	DenyDomains       []string       `yaml:"deny_domains" check:"name" doc:"Servers that are never spoken to; patterns as above."`
 	Partners          []string       `yaml:"partners" check:"name" doc:"Servers that always matter, patterns as above: while they are down they are tried every five minutes, and they never count as gone. Servers that share rooms are treated so for a month."`
@@ -158,6 +158,24 @@ type Media struct {
 	LegacyUnauthenticated bool     `yaml:"legacy_unauthenticated" doc:"Serve new files on the old download endpoints, which anybody can read without an access token."`
 	RemoteCacheSize       Size     `yaml:"remote_cache_size" doc:"How much of other servers' files is kept; those used longest ago go first. 0 is no limit."`
 	RemoteCacheAge        Duration `yaml:"remote_cache_age" doc:"How long an unused file of another server is kept; 0 is for ever."`
+	URLPreviews           Previews `yaml:"url_previews" doc:"Previews of the web pages that messages link to. docs/media.md says more."`
+}
+
+// Previews says how web pages are fetched for previews.
+type Previews struct {
+	Enabled       bool           `yaml:"enabled" doc:"On makes this server fetch pages that its users name, so that users do not show their addresses to them. The pages, and whoever runs them, see this server instead."`
+	AllowDomains  []string       `yaml:"allow_domains" check:"name" doc:"When not empty, only pages of these hosts are fetched, and images that they keep there. *.example.org matches all names below example.org."`
+	DenyDomains   []string       `yaml:"deny_domains" check:"name" doc:"Hosts that are never asked, for images neither; patterns as above."`
+	AllowNetworks []netip.Prefix `yaml:"allow_networks" doc:"Private or local networks that pages may be in, such as 10.1.0.0/16: every user can then see what pages there say about themselves. All other private ranges are refused."`
+	Languages     []string       `yaml:"languages" doc:"Languages to ask pages for, the preferred first, such as [de, en]. Empty leaves it to the pages."`
+	MaxPageSize   Size           `yaml:"max_page_size" doc:"How much of a page is read."`
+	MaxImageSize  Size           `yaml:"max_image_size" doc:"Largest image of a page that is shown."`
+	CacheAge      Duration       `yaml:"cache_age" doc:"How long previews and their images are kept."`
+	CacheSize     Size           `yaml:"cache_size" doc:"How much of them is kept; the oldest go first. The images of one day may not be more than this either."`
+}
+
+func defaultPreviews() Previews {
+	return Previews{MaxPageSize: 4 << 20, MaxImageSize: 10 << 20, CacheAge: Duration(7 * 24 * time.Hour), CacheSize: 1 << 30}
 }
 
 // Push is how push gateways are called.
@@ -249,7 +267,7 @@ func Default() *Config {
 		Validity:     Validity{RenewBefore: Duration(7 * 24 * time.Hour)},
 		RateLimits:   RateLimits{Enabled: true, Classes: defaultClasses()},
 		Federation:   Federation{Enabled: true, RetireAfter: Duration(30 * 24 * time.Hour), Limits: defaultFederationLimits()},
-		Media:        Media{MaxUploadSize: 50 << 20, RemoteCacheSize: 10 << 30, RemoteCacheAge: Duration(30 * 24 * time.Hour)},
+		Media:        Media{MaxUploadSize: 50 << 20, RemoteCacheSize: 10 << 30, RemoteCacheAge: Duration(30 * 24 * time.Hour), URLPreviews: defaultPreviews()},
 		Identity:     Identity{Enabled: true},
 		Push:         Push{EmailDelay: Duration(10 * time.Minute)},
 		SMTP:         SMTP{Port: 587, Security: "starttls", Timeout: Duration(30 * time.Second)},
@@ -276,6 +294,7 @@ func defaultClasses() map[string]Class {
 		"invite":     {PerSecond: 0.5, Burst: 20},
 		"create":     {PerSecond: 0.5, Burst: 10},
 		"media":      {PerSecond: 10, Burst: 100},
+		"preview":    {PerSecond: 2, Burst: 50},
 		"upload":     {PerSecond: 2, Burst: 30},
 		"profile":    {PerSecond: 1, Burst: 20},
 		"directory":  {PerSecond: 2, Burst: 30},

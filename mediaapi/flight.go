@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // flights lets many callers who need the same thing done wait for one of them to do it.
@@ -146,4 +148,58 @@ func (a *accesses) take() map[mxc]int64 {
 	m := a.m
 	a.m = nil
 	return m
+}
+
+// visitors lets each user, and all together, have some pages fetched at a time.
+type visitors struct {
+	all *semaphore.Weighted
+	mu  sync.Mutex
+	of  map[string]*turns
+}
+
+type turns struct {
+	*semaphore.Weighted
+	users int // who hold or wait for one
+}
+
+// enter waits for a user's turn until ctx ends. Call leave after it.
+func (v *visitors) enter(ctx context.Context, user string) (leave func(), err error) {
+	mine := v.join(user)
+	if err := mine.Acquire(ctx, 1); err != nil {
+		v.part(user, mine)
+		return nil, err
+	}
+	if err := v.all.Acquire(ctx, 1); err != nil {
+		mine.Release(1)
+		v.part(user, mine)
+		return nil, err
+	}
+	return func() {
+		v.all.Release(1)
+		mine.Release(1)
+		v.part(user, mine)
+	}, nil
+}
+
+func (v *visitors) join(user string) *turns {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t := v.of[user]
+	if t == nil {
+		t = &turns{Weighted: semaphore.NewWeighted(maxPreviewsOfOne)}
+		if v.of == nil {
+			v.of = make(map[string]*turns)
+		}
+		v.of[user] = t
+	}
+	t.users++
+	return t
+}
+
+func (v *visitors) part(user string, t *turns) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if t.users--; t.users == 0 {
+		delete(v.of, user)
+	}
 }

@@ -10,10 +10,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 
 	"knock/internal/clock"
 	"knock/internal/sqldb"
 	"knock/mediaapi/files"
+	"knock/mediaapi/preview"
 )
 
 // Files is where contents are. *files.Disk is one.
@@ -78,6 +80,12 @@ type Options struct {
 	ThumbnailMemory int64         // bytes that decoding may take, all together; 64 MiB, and one larger image at a time
 	ThumbnailTime   time.Duration // for one image; 20 s
 
+	Pages        *preview.Fetcher // nil: no previews of web pages
+	MaxPage      int64            // bytes of a page that are read; 4 MiB
+	MaxPageImage int64            // bytes of an image of a page; 10 MiB
+	PreviewAge   time.Duration    // how long previews and their images are kept; 7 days
+	PreviewCache int64            // bytes of them that are kept, and that a day may bring; 1 GiB
+
 	// Freeze is when the unauthenticated endpoints were frozen: media stored later are not served there. The zero
 	// time freezes them all.
 	Freeze time.Time
@@ -97,6 +105,10 @@ func (o *Options) defaults() {
 	def(&o.MaxPixels, 50_000_000)
 	def(&o.ThumbnailMemory, 64<<20)
 	def(&o.ThumbnailTime, 20*time.Second)
+	def(&o.MaxPage, 4<<20)
+	def(&o.MaxPageImage, 10<<20)
+	def(&o.PreviewAge, 7*24*time.Hour)
+	def(&o.PreviewCache, 1<<30)
 	if o.Clock == nil {
 		o.Clock = clock.System
 	}
@@ -128,13 +140,19 @@ type Media struct {
 	thumbs   flights
 	decoding *semaphore.Weighted
 	accesses accesses
+
+	previews  flights
+	visitors  visitors
+	allowance *rate.Limiter // of bytes that images of pages may bring
 }
 
 // New makes a media store. It starts nothing; see Run.
 func New(o Options) *Media {
 	o.defaults()
 	return &Media{o: o, store: store{o.DB}, metrics: newMetrics(o.Registerer),
-		fetching: semaphore.NewWeighted(maxRemoteFetches), decoding: semaphore.NewWeighted(o.ThumbnailMemory)}
+		fetching: semaphore.NewWeighted(maxRemoteFetches), decoding: semaphore.NewWeighted(o.ThumbnailMemory),
+		visitors:  visitors{all: semaphore.NewWeighted(maxPreviews)},
+		allowance: rate.NewLimiter(rate.Limit(float64(o.PreviewCache)/(24*time.Hour).Seconds()), int(o.PreviewCache))}
 }
 
 // Usage is what a user has stored.
@@ -176,5 +194,5 @@ func (m *Media) upkeep(ctx context.Context, shard int) error {
 	if removed > 0 {
 		m.o.Log.WithField("files", removed).Info("Removed what interrupted uploads left")
 	}
-	return errors.Join(err, m.saveAccesses(ctx), m.expire(ctx), m.collect(ctx, shard))
+	return errors.Join(err, m.saveAccesses(ctx), m.expire(ctx), m.forget(ctx), m.collect(ctx, shard))
 }

@@ -4,7 +4,7 @@ import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
 	uploads, uploadBytes, sweptFiles, sweptBytes prometheus.Counter
-	requests, fetches, thumbnails                *prometheus.CounterVec
+	requests, fetches, thumbnails, previews      *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -22,9 +22,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		requests:    vec("served", "Media served, by door and kind.", "door", "kind"),
 		fetches:     vec("fetched", "Media fetched from other servers, by outcome.", "outcome"),
 		thumbnails:  vec("thumbnails", "Thumbnails made, by outcome.", "outcome"),
+		previews:    vec("previews", "Web pages fetched for previews, by outcome; full counts images for which there was no room.", "outcome"),
 	}
 	if reg != nil {
-		reg.MustRegister(m.uploads, m.uploadBytes, m.sweptFiles, m.sweptBytes, m.requests, m.fetches, m.thumbnails)
+		reg.MustRegister(m.uploads, m.uploadBytes, m.sweptFiles, m.sweptBytes, m.requests, m.fetches, m.thumbnails, m.previews)
 	}
 	return m
 }
@@ -41,6 +42,7 @@ func (m *metrics) collected(files int, bytes int64) {
 
 func (m *metrics) served(d door, kind string) { m.requests.WithLabelValues(d.String(), kind).Inc() }
 func (m *metrics) fetched(outcome string)     { m.fetches.WithLabelValues(outcome).Inc() }
+func (m *metrics) previewed(outcome string)   { m.previews.WithLabelValues(outcome).Inc() }
 func (m *metrics) rendered(outcome string, images int) {
 	m.thumbnails.WithLabelValues(outcome).Add(float64(images))
 }

@@ -11,7 +11,7 @@ const (
 	specFederation = "Server-Server API, Content Repository"
 )
 
-// limitClass is the rate-limit class of all media routes but federation's.
+// limitClass is the rate-limit class of all media routes but federation's and previews.
 const limitClass = "media"
 
 // ClientRoutes are the routes of the client listener, the frozen unauthenticated ones included.
@@ -58,5 +58,6 @@ func (m *Media) readRoutes(prefix string, d door, auth httpx.Auth) []httpx.Route
 		get("/download/{serverName}/{mediaId}/{fileName}", m.download(d), auth),
 		get("/thumbnail/{serverName}/{mediaId}", m.thumbnail(d), auth),
 		get("/config", m.config, httpx.AuthUser),
+		{Method: http.MethodGet, Path: prefix + "/preview_url", Handler: m.previewURL, Auth: httpx.AuthUser, Limit: "preview", Spec: specClient},
 	}
 }

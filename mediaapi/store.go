@@ -70,8 +70,11 @@ func (s store) write(ctx context.Context, name string, stmt *sqldb.Stmt, args ..
 
 // insert adds a medium with its content. One that is there already stays as it is.
 func (s store) insert(ctx context.Context, m *medium) error {
-	_, err := s.write(ctx, "media_insert", insertMedium, m.origin, m.id, m.hash[:], m.size, m.contentType, m.name, m.user,
-		m.created, m.lastAccess, 0)
+	return s.db.Do(context.WithoutCancel(ctx), &sqldb.Op{Name: "media_insert", Write: func(tx *sqldb.Tx, _ int64) error { return insertRow(tx, m) }})
+}
+
+func insertRow(tx *sqldb.Tx, m *medium) error {
+	_, err := tx.Exec(insertMedium, m.origin, m.id, m.hash[:], m.size, m.contentType, m.name, m.user, m.created, m.lastAccess, 0)
 	return err
 }
 

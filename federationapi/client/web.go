@@ -21,6 +21,12 @@ func GuardedClient(allow []netip.Prefix, lookup Lookup, roots *x509.CertPool) *h
 	}
 }
 
+// WebTransport makes requests to pages of the web: as GuardedClient's, but over plain HTTP to all public addresses too,
+// since nothing of ours is told there.
+func WebTransport(allow []netip.Prefix, lookup Lookup, roots *x509.CertPool) http.RoundTripper {
+	return guardedTransport(guard{allow: allow}, lookup, roots)
+}
+
 func guardedTransport(g guard, lookup Lookup, roots *x509.CertPool) *http.Transport {
 	o := Options{Lookup: lookup}
 	setDefaults(&o)

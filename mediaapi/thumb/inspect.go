@@ -27,13 +27,13 @@ type Info struct {
 // Pixels is the number of pixels.
 func (i Info) Pixels() int64 { return int64(i.Width) * int64(i.Height) }
 
-// headBytes is how much of a file Inspect looks at for what stands in front of the pixels.
-const headBytes = 256 << 10
+// HeadBytes is how much of a file Inspect looks at for what stands in front of the pixels.
+const HeadBytes = 256 << 10
 
 // Inspect reads an image's headers and decodes no pixels. The error is ErrFormat when this is no image that Make
 // could read.
 func Inspect(r io.ReadSeeker) (Info, error) {
-	head := make([]byte, headBytes)
+	head := make([]byte, HeadBytes)
 	n, err := io.ReadFull(r, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return Info{}, err
@@ -104,7 +104,7 @@ func pngDetails(info *Info, model color.Model, head []byte, _ io.ReadSeeker) err
 		if name == "acTL" {
 			info.Animated = true
 		}
-		if name == "IDAT" || size > headBytes {
+		if name == "IDAT" || size > HeadBytes {
 			break
 		}
 		at += 12 + size

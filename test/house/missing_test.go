@@ -5,10 +5,8 @@ import "testing"
 // missing are the endpoints of the specification that are not served, by operation, and why. It can only become
 // shorter: what is served must not be in it.
 var missing = map[string]string{
-	"redirectToSSO":       "no single sign-on: accounts are this server's own",
-	"redirectToIdP":       "no single sign-on: accounts are this server's own",
-	"getUrlPreview":       "previews are not there yet",
-	"getUrlPreviewAuthed": "previews are not there yet",
+	"redirectToSSO": "no single sign-on: accounts are this server's own",
+	"redirectToIdP": "no single sign-on: accounts are this server's own",
 }
 
 // TestNothingIsMissing holds that every endpoint of the specification is served, deprecated ones too, save those listed.

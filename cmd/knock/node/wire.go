@@ -51,6 +51,7 @@ import (
 	"knock/internal/userdir"
 	"knock/mediaapi"
 	"knock/mediaapi/files"
+	"knock/mediaapi/preview"
 	"knock/roomserver"
 	"knock/roomserver/event"
 	"knock/roomserver/store"
@@ -506,6 +507,9 @@ func (n *Node) newMedia() (*mediaapi.Media, error) {
 	if n.parts.remote != nil {
 		o.Remote = remoteMedia{n.parts.remote}
 	}
+	if err := n.previews(&o); err != nil {
+		return nil, err
+	}
 	var media *mediaapi.Media
 	if m.UserQuota > 0 {
 		o.Quota = func(ctx context.Context, user string, size int64) error {
@@ -518,6 +522,25 @@ func (n *Node) newMedia() (*mediaapi.Media, error) {
 	}
 	media = mediaapi.New(o)
 	return media, nil
+}
+
+// previews lets the media store preview web pages, if the configuration does.
+func (n *Node) previews(o *mediaapi.Options) error {
+	p := n.cfg.Media.URLPreviews
+	if !p.Enabled {
+		return nil
+	}
+	roots, err := rootCAs(n.cfg.Federation.CAFile)
+	if err != nil {
+		return err
+	}
+	o.Pages = preview.New(preview.Options{Transport: client.WebTransport(p.AllowNetworks, n.opts.Lookup, roots),
+		UserAgent: "Knock/" + n.opts.Version + " (bot; makes link previews)", Languages: p.Languages, Allowed: func(host string) bool {
+			return !matchesAny(p.DenyDomains, host) && (len(p.AllowDomains) == 0 || matchesAny(p.AllowDomains, host))
+		}})
+	o.MaxPage, o.MaxPageImage = int64(p.MaxPageSize), int64(p.MaxImageSize)
+	o.PreviewAge, o.PreviewCache = time.Duration(p.CacheAge), int64(p.CacheSize)
+	return nil
 }
 
 // newEphemeral makes what knows who types, reads and is online.
