@@ -64,6 +64,7 @@ func (c *Config) check() []string {
 	c.checkFederationLimits(fail)
 	c.checkSMTP(fail)
 	c.checkRegistration(fail)
+	c.checkSSO(fail)
 	c.checkCalls(fail)
 	c.checkPreviews(fail)
 	for _, name := range slices.Sorted(maps.Keys(c.Logging.Levels)) {
@@ -155,6 +156,58 @@ func (c *Config) checkRegistration(fail func(path, format string, args ...any)) 
 			fail("registration.captcha."+where[0], "registration.captcha.%s is %q: write a URL", where[0], where[1])
 		}
 	}
+}
+
+// providerID is what can stand in a path as it is (Appendices, "Opaque Identifiers"), and brand what clients know.
+var (
+	providerID = regexp.MustCompile(`^[A-Za-z0-9._~-]{1,64}$`)
+	brand      = regexp.MustCompile(`^[a-z][a-z0-9._-]{0,254}$`)
+	mediaURI   = regexp.MustCompile(`^mxc://[^/]+/[A-Za-z0-9_-]+$`)
+)
+
+func (c *Config) checkSSO(fail func(path, format string, args ...any)) {
+	const where = "sso.providers"
+	if len(c.SSO.Providers) > 0 && c.PublicBaseURL == "" {
+		fail(where, "%s needs public_base_url too: providers send people back to it", where)
+	}
+	seen := map[string]bool{}
+	for _, p := range c.SSO.Providers {
+		if why := p.check(); why != "" {
+			fail(where, "%s: %q %s", where, p.ID, why)
+		}
+		if seen[p.ID] {
+			fail(where, "%s: %q is there twice", where, p.ID)
+		}
+		seen[p.ID] = true
+	}
+	for _, client := range c.SSO.TrustedClients {
+		u, err := url.Parse(client)
+		if err != nil || u.Scheme == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || (u.Scheme == "https" || u.Scheme == "http") && u.Host == "" {
+			fail("sso.trusted_clients", "sso.trusted_clients: %q is not the beginning of a client's URL, such as https://app.element.io/", client)
+		}
+	}
+}
+
+// check says what is wrong with a provider; "" when nothing is.
+func (p Provider) check() string {
+	u, err := url.Parse(p.Issuer)
+	switch {
+	case !providerID.MatchString(p.ID):
+		return "is no id: write up to 64 of the characters a-z, 0-9 and . _ ~ -"
+	case p.Name == "" || p.ClientID == "":
+		return "needs name and client_id"
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "":
+		return fmt.Sprintf("has the issuer %q: write its URL, such as https://login.example.org/realms/main", p.Issuer)
+	case p.ClientSecret != "" && p.ClientSecretFile != "":
+		return "has both client_secret and client_secret_file: keep one"
+	case p.Brand != "" && !brand.MatchString(p.Brand):
+		return fmt.Sprintf("has the brand %q: write a name such as google", p.Brand)
+	case p.Icon != "" && !mediaURI.MatchString(p.Icon):
+		return fmt.Sprintf("has the icon %q: write the mxc:// URI of an uploaded picture", p.Icon)
+	case p.Adopt == "localpart" && p.StripDomain:
+		return "has both adopt: localpart and strip_domain: people of another domain would get accounts that are not theirs"
+	}
+	return ""
 }
 
 func (c *Config) checkCalls(fail func(path, format string, args ...any)) {

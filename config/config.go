@@ -18,6 +18,7 @@ type Config struct {
 	Database      Database     `yaml:"database" doc:"Where rooms and accounts are stored."`
 	Listeners     Listeners    `yaml:"listeners" doc:"Addresses that the node listens on. An empty address turns a listener off."`
 	Registration  Registration `yaml:"registration" doc:"Who may make an account."`
+	SSO           SSO          `yaml:"sso" doc:"Signing in through identity providers (OpenID Connect). docs/sso.md says more."`
 	Validity      Validity     `yaml:"account_validity" doc:"Accounts that end unless they are renewed."`
 	RateLimits    RateLimits   `yaml:"rate_limits" doc:"How often one user or address may do things."`
 	AppServices   []string     `yaml:"app_service_files" doc:"Registration files of bridges and other application services. They are read at the start; docs/bridges.md says more."`
@@ -103,6 +104,33 @@ type Captcha struct {
 	ScriptURL string `yaml:"script_url" doc:"The script that shows the puzzle on the server's own page, for apps that cannot."`
 }
 
+// SSO is signing in through identity providers.
+type SSO struct {
+	Providers      []Provider     `yaml:"providers" doc:"Identity providers, such as {id: corp, name: Example Corp, issuer: https://login.example.org, client_id: knock, client_secret_file: sso.secret}. Needs public_base_url. docs/sso.md lists what each may have."`
+	TrustedClients []string       `yaml:"trusted_clients" doc:"Clients, by the beginning of their URLs such as https://app.element.io/, that get access to an account without a page that asks the user."`
+	AllowNetworks  []netip.Prefix `yaml:"allow_networks" doc:"Private or local networks that providers may be in. All other private ranges are refused."`
+}
+
+// Provider is an identity provider.
+type Provider struct {
+	ID               string   `yaml:"id" doc:"A name for programs; it is part of the address to which the provider sends people back."`
+	Name             string   `yaml:"name" doc:"Its name for people."`
+	Brand            string   `yaml:"brand" doc:"What clients draw on the button, such as google or github."`
+	Icon             string   `yaml:"icon" doc:"The mxc:// URI of a picture for the button."`
+	Issuer           string   `yaml:"issuer" doc:"Its URL, as it stands in its discovery document."`
+	ClientID         string   `yaml:"client_id" doc:"The name by which it knows this server."`
+	ClientSecret     string   `yaml:"client_secret" doc:"The secret that it gave to this server."`
+	ClientSecretFile string   `yaml:"client_secret_file" doc:"A file with that secret."`
+	Scopes           []string `yaml:"scopes" doc:"What to ask for beside openid. Empty is profile and email."`
+	LocalpartClaim   string   `yaml:"localpart_claim" doc:"The claim that new user names are made of. Empty is preferred_username."`
+	StripDomain      bool     `yaml:"strip_domain" doc:"Leave out what comes behind an @ there."`
+	DisplayNameClaim string   `yaml:"display_name_claim" doc:"The claim with the display name. Empty is name."`
+	EmailClaim       string   `yaml:"email_claim" doc:"The claim with an e-mail address, which is taken when email_verified is true. Empty is email."`
+	Adopt            string   `yaml:"adopt" enum:"none,localpart,email" doc:"Which account that exists already a person gets: none, the one with the same user name, or the one with the same confirmed address."`
+	ExistingOnly     bool     `yaml:"existing_only" doc:"Nobody gets an account by signing in."`
+	SkipReauth       bool     `yaml:"skip_reauthentication" doc:"Who is signed in at the provider need not do so again to confirm something."`
+}
+
 // Validity says how long accounts are good.
 type Validity struct {
 	Period      Duration `yaml:"period" doc:"How long an account is good, from its making or its last renewal; 0 is for ever. Accounts that are there already get a whole period. Those of administrators and of application services do not end."`
@@ -126,7 +154,7 @@ type Federation struct {
 	Enabled           bool           `yaml:"enabled" doc:"Off keeps all rooms to this server."`
 	PublicAddress     string         `yaml:"public_address" check:"name" doc:"Host and port where others reach this server's federation, such as matrix.example.org:443. When set it is published in /.well-known/matrix/server."`
 	AllowNetworks     []netip.Prefix `yaml:"allow_networks" doc:"Private or local networks that may be called, such as 10.1.0.0/16. All other private ranges are refused, so that strangers cannot make this server call its own network."`
-	CAFile            string         `yaml:"ca_file" doc:"File with further root certificates (PEM) to trust for federation, identity servers and previews of pages, beside the system's."`
+	CAFile            string         `yaml:"ca_file" doc:"File with further root certificates (PEM) to trust for federation, identity servers, identity providers and previews of pages, beside the system's."`
 	AllowDomains      []string       `yaml:"allow_domains" check:"name" doc:"When not empty, only these servers are spoken to. *.example.org matches all names below example.org."`
 	DenyDomains       []string       `yaml:"deny_domains" check:"name" doc:"Servers that are never spoken to; patterns as above."`
 	Partners          []string       `yaml:"partners" check:"name" doc:"Servers that always matter, patterns as above: while they are down they are tried every five minutes, and they never count as gone. Servers that share rooms are treated so for a month."`
@@ -287,6 +315,7 @@ func defaultCaptcha() Captcha {
 func defaultClasses() map[string]Class {
 	return map[string]Class{
 		"login":      {PerSecond: 0.2, Burst: 10},
+		"sso":        {PerSecond: 2, Burst: 60},
 		"email":      {PerSecond: 0.01, Burst: 5},
 		"register":   {PerSecond: 0.2, Burst: 5},
 		"message":    {PerSecond: 10, Burst: 60},

@@ -58,7 +58,7 @@ func format(v reflect.Value) string {
 			return fmt.Sprintf("%q", x)
 		}
 		return x
-	case []string, []netip.Prefix, []Policy:
+	case []string, []netip.Prefix, []Policy, []Provider:
 		return "[]"
 	case map[string]string:
 		return "{}"

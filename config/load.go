@@ -116,6 +116,9 @@ func (d *decoder) environment(c *Config, env []string) {
 func (c *Config) rebase(dir string) {
 	paths := []*string{&c.DataDir, &c.SigningKey, &c.Media.Path, &c.Federation.CAFile,
 		&c.Listeners.Client.TLSCert, &c.Listeners.Client.TLSKey, &c.Listeners.Federation.TLSCert, &c.Listeners.Federation.TLSKey}
+	for i := range c.SSO.Providers {
+		paths = append(paths, &c.SSO.Providers[i].ClientSecretFile)
+	}
 	for i := range c.AppServices {
 		paths = append(paths, &c.AppServices[i])
 	}

@@ -1,4 +1,4 @@
-// Package account owns the endpoints of accounts in the Client-Server API: login, registration, tokens, devices,
+// Package account owns the endpoints of accounts in the Client-Server API: login, single sign-on, registration, tokens, devices,
 // passwords, e-mail addresses,
 // profiles, account data, tags, OpenID, and what administrators do to accounts. The handlers are thin; internal/account does the work.
 package account
@@ -18,6 +18,7 @@ import (
 	"knock/internal/httpx"
 	"knock/internal/identity"
 	"knock/internal/matrixerr"
+	"knock/internal/sso"
 )
 
 // Options are what the endpoints need. Accounts is required.
@@ -37,6 +38,8 @@ type Options struct {
 	Mail Mailer
 	// Identity calls identity servers; nil: none may be used.
 	Identity *identity.Client
+	// SSO signs people in through identity providers; nil: there are none. It needs BaseURL.
+	SSO *sso.Service
 	// Limit returns an error when key did too much of class, beyond the limits of routes; nil: there are no limits.
 	Limit func(class, key string) *matrixerr.Error
 	// PushRules is the content of a user's m.push_rules, which is not kept as account data; nil: not readable.
@@ -99,13 +102,14 @@ const (
 	limitRegister = "register"
 	limitProfile  = "profile"
 	limitLookup   = "directory"
+	limitSSO      = "sso"
 	limitEmail    = "email" // by address that asks, and by address that gets the e-mail
 )
 
 // Routes are the rows of this part of the door.
 func (a *API) Routes() []httpx.Route {
 	routes := slices.Concat(a.sessionRoutes(), a.registerRoutes(), a.accountRoutes(), a.deviceRoutes(),
-		a.profileRoutes(), a.dataRoutes(), a.tagRoutes(), a.moderationRoutes(), a.emailRoutes(), a.threepidRoutes(), a.fallbackRoutes())
+		a.profileRoutes(), a.dataRoutes(), a.tagRoutes(), a.moderationRoutes(), a.emailRoutes(), a.threepidRoutes(), a.fallbackRoutes(), a.ssoRoutes())
 	for i := range routes {
 		if routes[i].Spec == "" {
 			routes[i].Spec = "Client Authentication"
@@ -125,14 +129,18 @@ func (a *API) authorize(ctx context.Context, u account.UIARequest) (s *account.U
 	return s, nil, err
 }
 
-// withPassword does an operation once the caller has given the password again. Application services need not.
-func (a *API) withPassword(ctx context.Context, r *httpx.Request, operation string, auth json.RawMessage,
+// withProof does an operation once the caller has shown again who they are. Application services need not.
+func (a *API) withProof(ctx context.Context, r *httpx.Request, operation string, auth json.RawMessage,
 	do func() (any, error)) (any, error) {
 	if r.Caller.AppService != "" {
 		return do()
 	}
+	flows, err := a.proofs(ctx, r.Caller.UserID)
+	if err != nil {
+		return nil, err
+	}
 	s, resp, err := a.authorize(ctx, account.UIARequest{Operation: operation, UserID: r.Caller.UserID, Auth: auth,
-		Flows: [][]string{{account.StagePassword}}, Verify: a.verifyPassword(r.Caller.UserID)})
+		Flows: flows, Verify: a.verifyProof(r.Caller.UserID)})
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +154,21 @@ func (a *API) withPassword(ctx context.Context, r *httpx.Request, operation stri
 	return v, err
 }
 
+// proofs are the ways in which a user can show again who they are.
+func (a *API) proofs(ctx context.Context, userID string) (flows [][]string, err error) {
+	if a.o.SSO == nil {
+		return [][]string{{account.StagePassword}}, nil
+	}
+	providers, p, err := a.providersOf(ctx, userID)
+	if p.Password || len(providers) == 0 {
+		flows = append(flows, []string{account.StagePassword})
+	}
+	if len(providers) > 0 {
+		flows = append(flows, []string{account.StageSSO})
+	}
+	return flows, err
+}
+
 // passwordAuth is the dictionary of the m.login.password stage.
 type passwordAuth struct {
 	Identifier identifier `json:"identifier"`
@@ -153,8 +176,11 @@ type passwordAuth struct {
 	Password   string     `json:"password"`
 }
 
-func (a *API) verifyPassword(userID string) func(context.Context, *account.UIASession, string, json.RawMessage) error {
-	return func(ctx context.Context, _ *account.UIASession, _ string, raw json.RawMessage) error {
+func (a *API) verifyProof(userID string) func(context.Context, *account.UIASession, string, json.RawMessage) error {
+	return func(ctx context.Context, _ *account.UIASession, stage string, raw json.RawMessage) error {
+		if stage == account.StageSSO {
+			return matrixerr.Unknown(http.StatusUnauthorized, "This step is completed in a browser: open /_matrix/client/v3/auth/m.login.sso/fallback/web?session=…")
+		}
 		var auth passwordAuth
 		if err := httpx.Unmarshal(raw, &auth); err != nil {
 			return err

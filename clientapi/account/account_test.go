@@ -36,8 +36,14 @@ type node struct {
 
 func each(t *testing.T, o Options, fn func(t *testing.T, n *node)) {
 	t.Helper()
+	eachMade(t, func(*testing.T, *sqldb.DB) Options { return o }, fn)
+}
+
+// eachMade is each with options that need the database.
+func eachMade(t *testing.T, options func(*testing.T, *sqldb.DB) Options, fn func(t *testing.T, n *node)) {
+	t.Helper()
 	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
-		o := o
+		o := options(t, db)
 		hub := stream.New(0)
 		o.Accounts = account.New(account.Options{DB: db, Hub: hub, ServerName: "hs",
 			AccessTokenLifetime: time.Hour})

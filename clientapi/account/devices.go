@@ -87,10 +87,13 @@ func (a *API) deleteDevices(ctx context.Context, r *httpx.Request) (any, error) 
 	return a.endDevices(ctx, r, req.Auth, *req.Devices)
 }
 
+// operationDevices is what UIA sessions that end devices are for; their ids follow.
+const operationDevices = "delete devices"
+
 // endDevices binds the authentication to the devices: a session begun for one cannot delete another.
 func (a *API) endDevices(ctx context.Context, r *httpx.Request, auth json.RawMessage, ids []string) (any, error) {
 	slices.Sort(ids)
-	return a.withPassword(ctx, r, "delete devices\x00"+strings.Join(ids, "\x00"), auth, func() (any, error) {
+	return a.withProof(ctx, r, operationDevices+"\x00"+strings.Join(ids, "\x00"), auth, func() (any, error) {
 		return nil, a.accounts.DeleteDevices(ctx, r.Caller.UserID, ids...)
 	})
 }

@@ -39,9 +39,9 @@ var stagePages = []string{account.StageDummy, account.StageTerms, account.StageC
 	account.StageEmail, account.StagePassword}
 
 // fallback shows the page of a stage, for clients that do not know it (Client-Server API, "Fallback").
-func (a *API) fallback(_ context.Context, r *httpx.Request) (any, error) {
+func (a *API) fallback(ctx context.Context, r *httpx.Request) (any, error) {
 	stage := r.Vars["authType"]
-	if !slices.Contains(stagePages, stage) {
+	if !slices.Contains(stagePages, stage) && (stage != account.StageSSO || a.o.SSO == nil) {
 		return pages.Failed(matrixerr.NotFound("This server has no page for this step"))
 	}
 	s := a.uia.Session(r.Query("session"))
@@ -50,6 +50,8 @@ func (a *API) fallback(_ context.Context, r *httpx.Request) (any, error) {
 		return pages.Failed(errUIAEnded())
 	case s.Has(stage):
 		return donePage(), nil
+	case stage == account.StageSSO:
+		return a.ssoFallback(ctx, r, s)
 	}
 	return a.stagePage(http.StatusOK, stageView{Stage: stage, Session: r.Query("session")}), nil
 }

@@ -64,7 +64,10 @@ func (a *API) loginFlows(context.Context, *httpx.Request) (any, error) {
 		Type     string `json:"type"`
 		GetToken bool   `json:"get_login_token,omitempty"`
 	}
-	flows := []flow{{Type: account.StagePassword}, {Type: loginToken, GetToken: true}}
+	flows := []any{flow{Type: account.StagePassword}, flow{Type: loginToken, GetToken: true}}
+	if sso := a.ssoFlow(); len(sso.Providers) > 0 {
+		flows = append(flows, sso)
+	}
 	if a.o.Services.Any() {
 		flows = append(flows, flow{Type: loginService})
 	}
@@ -127,7 +130,7 @@ func (a *API) makeLoginToken(ctx context.Context, r *httpx.Request) (any, error)
 	if err := r.JSON(&req); err != nil {
 		return nil, err
 	}
-	return a.withPassword(ctx, r, "get a login token", req.Auth, func() (any, error) {
+	return a.withProof(ctx, r, "get a login token", req.Auth, func() (any, error) {
 		token, err := a.accounts.LoginToken(ctx, r.Caller.UserID)
 		return map[string]any{"login_token": token, "expires_in_ms": account.LoginTokenLifetime.Milliseconds()}, err
 	})

@@ -42,7 +42,7 @@ func (a *API) changePassword(ctx context.Context, r *httpx.Request) (any, error)
 	case r.Caller.UserID == "":
 		return a.resetPassword(ctx, req.Auth, check, req.New, req.Logout)
 	}
-	return a.withPassword(ctx, r, "change password", req.Auth, func() (any, error) {
+	return a.withProof(ctx, r, "change password", req.Auth, func() (any, error) {
 		if err := check(); err != nil {
 			return nil, err
 		}
@@ -85,7 +85,7 @@ func (a *API) deactivate(ctx context.Context, r *httpx.Request) (any, error) {
 	if err := r.JSON(&req); err != nil {
 		return nil, err
 	}
-	return a.withPassword(ctx, r, "deactivate", req.Auth, func() (any, error) {
+	return a.withProof(ctx, r, "deactivate", req.Auth, func() (any, error) {
 		done, err := a.unbindAll(ctx, r.Caller.UserID, req.Server)
 		if err != nil {
 			return nil, err

@@ -50,7 +50,7 @@ func (a *API) addThreepid(ctx context.Context, r *httpx.Request) (any, error) {
 	if _, err := a.accounts.Validated(ctx, account.ToAdd, req.SID, req.ClientSecret); err != nil {
 		return nil, err
 	}
-	return a.withPassword(ctx, r, "add an address\x00"+req.SID, req.Auth, func() (any, error) {
+	return a.withProof(ctx, r, "add an address\x00"+req.SID, req.Auth, func() (any, error) {
 		return nil, a.accounts.AddEmail(ctx, r.Caller.UserID, req.SID, req.ClientSecret)
 	})
 }

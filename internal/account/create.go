@@ -20,6 +20,10 @@ type NewUser struct {
 	RegistrationToken string
 	// Email, when not nil, is a confirmed validation begun for ToRegister, which is used up: the account gets its address.
 	Email *Credentials
+	// External, when not nil, is whose the account is at an identity provider, and Vouched an e-mail address that the
+	// provider has confirmed: the account gets it unless another has it.
+	External *External
+	Vouched  string
 	// Terms are the documents that the user accepted.
 	Terms []Terms
 	// Device, when not nil, is logged in at once.
@@ -30,7 +34,7 @@ type NewUser struct {
 type Terms struct{ Policy, Version string }
 
 // CreateUser makes an account. Without a Device only the UserID of the answer is set. Errors: M_INVALID_USERNAME,
-// M_EXCLUSIVE, M_USER_IN_USE, M_INVALID_PARAM (password), M_FORBIDDEN (registration token), M_THREEPID_AUTH_FAILED and
+// M_EXCLUSIVE, M_USER_IN_USE, M_INVALID_PARAM (password), M_FORBIDDEN (registration token, External), M_THREEPID_AUTH_FAILED and
 // M_THREEPID_IN_USE (e-mail).
 func (s *Service) CreateUser(ctx context.Context, n NewUser) (*Login, error) {
 	if n.Username == "" {
@@ -89,6 +93,11 @@ func (s *Service) writeUser(tx *sqldb.Tx, local string, password []byte, n NewUs
 	if taken {
 		return matrixerr.UserInUse(), nil
 	}
+	if n.External != nil {
+		if owner, err := externalOwner(tx, *n.External); err != nil || owner != "" {
+			return errExternalTaken(), err
+		}
+	}
 	var email validation
 	if n.Email != nil {
 		email, verdict = s.newEmail(tx, n.Email)
@@ -105,6 +114,9 @@ func (s *Service) writeUser(tx *sqldb.Tx, local string, password []byte, n NewUs
 	if err == nil && n.Email != nil {
 		err = s.writeEmail(tx, local, email)
 	}
+	if err == nil && n.External != nil {
+		err = s.writeVouched(tx, local, n)
+	}
 	for i := 0; err == nil && i < len(n.Terms); i++ {
 		_, err = tx.Exec(termsInsert, local, n.Terms[i].Policy, n.Terms[i].Version, s.now())
 	}
@@ -117,6 +129,20 @@ func (s *Service) writeUser(tx *sqldb.Tx, local string, password []byte, n NewUs
 	}
 	_, err = tx.Exec(profileUpsert, local, FieldDisplayName, name, int64(0))
 	return nil, err
+}
+
+// writeVouched writes what an identity provider says of a new account.
+func (s *Service) writeVouched(tx *sqldb.Tx, local string, n NewUser) error {
+	address, err := vouched(tx, n.Vouched)
+	if err != nil {
+		return err
+	}
+	if address != "" {
+		if _, err := tx.Exec(threepidInsert, MediumEmail, address, local, s.now(), s.now()); err != nil {
+			return err
+		}
+	}
+	return s.writeExternal(tx, local, *n.External)
 }
 
 // newEmail is the validated address for a new account. It writes nothing.

@@ -144,6 +144,13 @@ var (
 	validationDelete = sqldb.Register("account.validationDelete", `DELETE FROM validations WHERE sid = $1`)
 	validationPrune  = sqldb.Register("account.validationPrune", `DELETE FROM validations WHERE expires <= $1`)
 
+	externalRow = sqldb.Register("account.externalRow",
+		`SELECT localpart FROM external_ids WHERE issuer = $1 AND subject = $2`)
+	externalIssuers = sqldb.Register("account.externalIssuers",
+		`SELECT issuer FROM external_ids WHERE localpart = $1 ORDER BY issuer`)
+	externalInsert = sqldb.Register("account.externalInsert",
+		`INSERT INTO external_ids (issuer, subject, localpart, added) VALUES ($1, $2, $3, $4)`)
+
 	openIDInsert = sqldb.Register("account.openIDInsert",
 		`INSERT INTO openid_tokens (hash, localpart, expires) VALUES ($1, $2, $3)`)
 	openIDRow    = sqldb.Register("account.openIDRow", `SELECT localpart, expires FROM openid_tokens WHERE hash = $1`)

@@ -23,6 +23,7 @@ const (
 	StageEmail             = "m.login.email.identity"
 	StageTerms             = "m.login.terms"
 	StageCaptcha           = "m.login.recaptcha"
+	StageSSO               = "m.login.sso"
 )
 
 const (
@@ -160,12 +161,11 @@ func (u *UIA) Authorize(ctx context.Context, r UIARequest) (*UIASession, error) 
 
 // attempt checks one stage, which must be the next of some flow. The session is locked.
 func (s *UIASession) attempt(ctx context.Context, r UIARequest, stage string) error {
-	next := append(slices.Clone(s.completed), stage)
-	begins := func(flow []string) bool { return len(flow) >= len(next) && slices.Equal(flow[:len(next)], next) }
-	if !slices.ContainsFunc(r.Flows, begins) {
-		return s.challenge(r, matrixerr.Unknown(http.StatusUnauthorized, "This stage is not the next one of any flow"))
+	next, err := s.next(r, stage)
+	if err != nil {
+		return err
 	}
-	err := r.Verify(ctx, s, stage, r.Auth)
+	err = r.Verify(ctx, s, stage, r.Auth)
 	var refused *matrixerr.Error
 	switch {
 	case err == nil:
@@ -175,6 +175,16 @@ func (s *UIASession) attempt(ctx context.Context, r UIARequest, stage string) er
 		return s.challenge(r, refused)
 	}
 	return err
+}
+
+// next is what is complete after a stage, which must be the next of some flow.
+func (s *UIASession) next(r UIARequest, stage string) ([]string, error) {
+	next := append(slices.Clone(s.completed), stage)
+	begins := func(flow []string) bool { return len(flow) >= len(next) && slices.Equal(flow[:len(next)], next) }
+	if !slices.ContainsFunc(r.Flows, begins) {
+		return nil, s.challenge(r, matrixerr.Unknown(http.StatusUnauthorized, "This stage is not the next one of any flow"))
+	}
+	return next, nil
 }
 
 func (s *UIASession) challenge(r UIARequest, cause *matrixerr.Error) *UIAChallenge {
@@ -216,6 +226,20 @@ func (s *UIASession) Complete(ctx context.Context, stage string, auth json.RawMe
 	r := s.latest
 	r.Auth = auth
 	return s.attempt(ctx, r, stage)
+}
+
+// Proved completes a stage that was checked elsewhere. The error is *UIAChallenge when it is not the next one.
+func (s *UIASession) Proved(stage string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Contains(s.completed, stage) {
+		return nil
+	}
+	next, err := s.next(s.latest, stage)
+	if err == nil {
+		s.completed = next
+	}
+	return err
 }
 
 // Keep remembers something for the operation, from within Verify, and what to do when the session ends.

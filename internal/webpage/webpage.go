@@ -53,10 +53,20 @@ func (p *Pages) Page(status int, name string, view any) *httpx.Response {
 	})}
 }
 
-// Failed tells people what is wrong. What is nobody's mistake is an error as for programs.
+// Redirect is an answer that sends a browser elsewhere.
+func Redirect(location string) *httpx.Response {
+	h := headers()
+	h.Set("Location", location)
+	return &httpx.Response{Status: http.StatusFound, Header: h, Body: httpx.Stream(func(w http.ResponseWriter) error {
+		w.WriteHeader(http.StatusFound)
+		return nil
+	})}
+}
+
+// Failed tells people what is wrong. What has no words for them is an error as for programs.
 func (p *Pages) Failed(err error) (any, error) {
 	known := matrixerr.From(err)
-	if known.HTTP >= 500 {
+	if known.HTTP == http.StatusInternalServerError {
 		return nil, err
 	}
 	return p.Page(known.HTTP, "failed", known.Msg), nil

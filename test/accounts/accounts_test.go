@@ -87,4 +87,6 @@ func (w *world) admin(name string) *lab.Client {
 
 func v1(path string) string { return "/_matrix/client/v1" + path }
 
+func v3(path string) string { return "/_matrix/client/v3" + path }
+
 func esc(s string) string { return url.PathEscape(s) }

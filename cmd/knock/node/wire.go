@@ -47,6 +47,7 @@ import (
 	"knock/internal/relations"
 	"knock/internal/reports"
 	"knock/internal/search"
+	"knock/internal/sso"
 	"knock/internal/threads"
 	"knock/internal/userdir"
 	"knock/mediaapi"
@@ -64,6 +65,7 @@ type parts struct {
 	push     *pushrules.Service
 	pushers  *pushers.Service
 	identity *idserver.Client
+	sso      *sso.Service   // nil without identity providers
 	remote   *client.Client // nil without federation, like keys and sender
 	keys     *keys.Ring
 	store    *store.Store
@@ -120,6 +122,9 @@ func (n *Node) wire(context.Context) error {
 	p.account = n.newAccount()
 	p.push = n.newPush()
 	if p.identity, err = n.newIdentity(); err != nil {
+		return err
+	}
+	if p.sso, err = n.newSSO(); err != nil {
 		return err
 	}
 	if p.remote, err = n.newRemote(); err != nil {
@@ -580,7 +585,7 @@ func (n *Node) newAbout() *clientapi.API {
 
 func (n *Node) newAccountAPI() *accountapi.API {
 	r := n.cfg.Registration
-	o := accountapi.Options{Accounts: n.parts.account, Services: n.parts.services,
+	o := accountapi.Options{Accounts: n.parts.account, Services: n.parts.services, SSO: n.parts.sso,
 		Registration: accountRegistration(r),
 		SharedSecret: r.SharedSecret, BaseURL: strings.TrimSuffix(n.cfg.PublicBaseURL, "/"),
 		PushRules: n.parts.push.Ruleset, Limit: n.parts.limiter.Allow, Log: n.logs.Component("account")}

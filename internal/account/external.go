@@ -1,0 +1,179 @@
+package account
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strconv"
+
+	"knock/internal/mail"
+	"knock/internal/matrixerr"
+	"knock/internal/sqldb"
+)
+
+// External is a person at an identity provider: iss and sub of OpenID Connect Core, "ID Token".
+type External struct{ Issuer, Subject string }
+
+// lastNumber is the highest number behind a user name that is taken without one.
+const lastNumber = 99
+
+func errExternalTaken() error {
+	return matrixerr.Forbidden("This account is another person's at the identity provider, or that person has another account; ask the administrator of this server")
+}
+
+// UserByExternal is the user id of the account that a person at an identity provider has here, ended ones included; ""
+// when there is none.
+func (s *Service) UserByExternal(ctx context.Context, e External) (userID string, err error) {
+	var local string
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		local, err = externalOwner(tx, e)
+		return err
+	})
+	if local == "" || err != nil {
+		return "", err
+	}
+	return s.userID(local), nil
+}
+
+// externalOwner is the localpart of the account of a person; "" when there is none.
+func externalOwner(tx *sqldb.Tx, e External) (string, error) {
+	var local []byte
+	err := tx.QueryRow(externalRow, e.Issuer, e.Subject).Scan(&local)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return string(local), err
+}
+
+// Proofs are how a user can show who they are.
+type Proofs struct {
+	Password bool
+	Issuers  []string // of the identity providers where the user is known
+}
+
+// Proofs are those that a user has.
+func (s *Service) Proofs(ctx context.Context, userID string) (p Proofs, err error) {
+	local, err := s.ours(userID)
+	if err != nil {
+		return p, err
+	}
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		var u User
+		if err := readUser(tx, local, &u); err != nil {
+			return err
+		}
+		p.Password = u.password != ""
+		p.Issuers, err = sqldb.Collect(tx, externalIssuers, func(r *sqldb.Rows) (string, error) {
+			b, err := scanBytes(r)
+			return string(b), err
+		}, local)
+		return err
+	})
+	return p, err
+}
+
+// MayLogin says why a user could not log in now. Errors: M_NOT_FOUND, M_USER_DEACTIVATED, M_USER_LOCKED, and that of
+// an account that has ended.
+func (s *Service) MayLogin(ctx context.Context, userID string) error {
+	local, err := s.ours(userID)
+	if err != nil {
+		return err
+	}
+	return s.db.Read(ctx, func(tx *sqldb.Tx) error { return s.mayLogin(tx, local) })
+}
+
+// LinkExternal says that an account is a person's at an identity provider. It is no error that it is already. Errors:
+// M_NOT_FOUND, M_USER_DEACTIVATED, M_FORBIDDEN (another person's, a guest's or an application service's).
+func (s *Service) LinkExternal(ctx context.Context, userID string, e External) error {
+	return s.change(ctx, userID, "account.linkExternal", func(tx *sqldb.Tx, local string, _ *removal) error {
+		var u User
+		if err := readUser(tx, local, &u); err != nil {
+			return err
+		}
+		if u.Guest || s.serviced(userID) {
+			return matrixerr.Forbidden("This account is not a person's of this server")
+		}
+		owner, err := externalOwner(tx, e)
+		if err != nil || owner == local {
+			return err
+		}
+		var issuers [][]byte
+		if owner == "" {
+			issuers, err = sqldb.Collect(tx, externalIssuers, scanBytes, local)
+		}
+		for _, issuer := range issuers {
+			if string(issuer) == e.Issuer {
+				owner = local
+			}
+		}
+		switch {
+		case err != nil:
+			return err
+		case owner != "":
+			return errExternalTaken()
+		}
+		return s.writeExternal(tx, local, e)
+	})
+}
+
+func (s *Service) writeExternal(tx *sqldb.Tx, local string, e External) error {
+	_, err := tx.Exec(externalInsert, e.Issuer, e.Subject, local, s.now())
+	return err
+}
+
+// CreateExternal is CreateUser for a person at an identity provider: whose wanted name is taken gets it with a number
+// behind it. Errors: those of CreateUser, and M_FORBIDDEN when the person has an account by now.
+func (s *Service) CreateExternal(ctx context.Context, n NewUser) (userID string, err error) {
+	err = numbered(n.Username, func(name string) error {
+		n.Username = name
+		l, err := s.CreateUser(ctx, n)
+		if err == nil {
+			userID = l.UserID
+		}
+		return err
+	})
+	return userID, err
+}
+
+// numbered tries a name, and then with numbers behind it, until one is free.
+func numbered(wanted string, try func(name string) error) (err error) {
+	for number := 1; number <= lastNumber; number++ {
+		name := wanted
+		if number > 1 {
+			name += strconv.Itoa(number)
+		}
+		if err = try(name); err == nil {
+			return nil
+		}
+		if code := matrixerr.From(err).Code; code != "M_USER_IN_USE" && code != "M_EXCLUSIVE" {
+			return err
+		}
+	}
+	return err
+}
+
+// NameOf is the user id that CreateExternal would make now. Errors: M_INVALID_USERNAME, M_USER_IN_USE.
+func (s *Service) NameOf(ctx context.Context, wanted string) (userID string, err error) {
+	err = numbered(wanted, func(name string) error {
+		local, err := s.Available(ctx, name)
+		if err == nil {
+			userID = s.userID(local)
+		}
+		return err
+	})
+	return userID, err
+}
+
+// vouched is an address that an identity provider has confirmed, if a new account can have it: one that is no address
+// or another account's is left out.
+func vouched(tx *sqldb.Tx, address string) (string, error) {
+	canonical, err := mail.Canonical(address)
+	if address == "" || err != nil {
+		return "", nil
+	}
+	owner, err := threepidOwner(tx, MediumEmail, canonical)
+	if owner != "" {
+		return "", err
+	}
+	return canonical, err
+}
