@@ -22,11 +22,10 @@ import (
 
 // desk is a Service with one provider.
 type desk struct {
-	t    *testing.T
-	s    *Service
-	idp  *ssotest.Provider
-	now  time.Time
-	edit func(*Provider)
+	t   *testing.T
+	s   *Service
+	idp *ssotest.Provider
+	now time.Time
 }
 
 func each(t *testing.T, fn func(d *desk)) { eachWith(t, nil, fn) }
