@@ -21,6 +21,13 @@ var errMissingAuth = errors.New("the event cites auth events that are not here")
 // server makes such an event, so it is dropped.
 var errForeign = errors.New("the event refers to an event of another room")
 
+// errRootless is returned for an event that names no prev events. A room has one
+// such event, its m.room.create, and that comes with the state.
+var errRootless = errors.New("the event names no prev events, which only the room's first one may")
+
+// hopeless reports whether an event can never be taken, whatever is fetched.
+func hopeless(err error) bool { return errors.Is(err, errForeign) || errors.Is(err, errRootless) }
+
 // admission says how an event that was built elsewhere enters a room.
 type admission struct {
 	// state is the state before the event where its prev events do not tell.
@@ -225,6 +232,9 @@ func (b *batch) before(ctx context.Context, e *event.Event, a admission) (*store
 	if told {
 		ref, err := b.merge(ctx, refs)
 		return ref, missing, err
+	}
+	if a.state == nil && len(prevs) == 0 {
+		return nil, nil, errRootless
 	}
 	if a.state == nil {
 		return nil, missing, fmt.Errorf("%w: %d of %d", errMissingPrev, len(missing), len(prevs))

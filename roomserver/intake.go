@@ -343,7 +343,7 @@ func (s *Server) placeRow(ctx context.Context, key store.RoomKey, row store.Inbo
 	if errors.Is(err, ErrBusy) {
 		return nil // that others take much memory is no fault of its
 	}
-	if errors.Is(err, errForeign) || errors.Is(err, errWithheld) {
+	if hopeless(err) || errors.Is(err, errWithheld) {
 		err = nil // it will be no better later
 	}
 	return s.endInbound(ctx, row.Seq, err)

@@ -236,10 +236,13 @@ func (s *Server) makeThrough(ctx context.Context, kind, server string, m Members
 	}
 	t := gjson.ParseBytes(template)
 	if t.Get("type").Str != "m.room.member" || t.Get("sender").Str != m.Target || t.Get("state_key").Str != m.Target || t.Get("room_id").Str != m.RoomID {
-		return nil, fmt.Errorf("%s sent a template of another event", server)
+		return nil, fmt.Errorf("%w: %s sent a template of another event", ErrBadAnswer, server)
 	}
 	m.Membership = kind
 	m.Authoriser = t.Get("content." + authoriserKey).Str
+	if m.Authoriser != "" && serverOf(m.Authoriser) != server { // our signature must not vouch for what we did not look at
+		return nil, fmt.Errorf("%w: %s lets another server's user vouch for the join", ErrBadAnswer, server)
+	}
 	content, err := s.memberContent(ctx, m.Target, m)
 	if err != nil {
 		return nil, err
@@ -252,7 +255,7 @@ func (s *Server) makeThrough(ctx context.Context, kind, server string, m Members
 	b.AuthEvents = templateRefs(t.Get("auth_events"), b.Hashes)
 	e, err := b.Build(s.Signer)
 	if err != nil {
-		return nil, fmt.Errorf("%s sent a template that makes no event: %w", server, err)
+		return nil, fmt.Errorf("%w: %s sent a template that makes no event: %w", ErrBadAnswer, server, err)
 	}
 	return e, nil
 }

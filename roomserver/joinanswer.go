@@ -111,15 +111,20 @@ func (a *joinAnswer) release() {
 	a.bytes = 0
 }
 
+// setEvent takes the signatures of the join as it came back, and nothing else of it.
 func (a *joinAnswer) setEvent(raw json.RawMessage) error {
 	e, err := event.Parse(a.v, raw)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: the join came back as no event: %w", ErrBadAnswer, err)
 	}
 	if e.EventID() != a.join.EventID() {
 		return fmt.Errorf("%w: the join came back as another event", ErrBadAnswer)
 	}
-	a.join = e
+	signed, err := a.join.WithSignaturesOf(e)
+	if err != nil {
+		return fmt.Errorf("%w: the join came back with signatures that are none: %w", ErrBadAnswer, err)
+	}
+	a.join = signed
 	return nil
 }
 
@@ -142,7 +147,11 @@ func (a *joinAnswer) check(ctx context.Context) error {
 	if create == nil {
 		return fmt.Errorf("%w: there is no m.room.create", ErrBadAnswer)
 	}
-	if version := gjson.GetBytes(create.ContentJSON(), "room_version"); version.Exists() && version.Str != a.v.ID {
+	version := gjson.GetBytes(create.ContentJSON(), "room_version")
+	if !version.Exists() {
+		version.Str = "1" // as m.room.create has it
+	}
+	if version.Str != a.v.ID {
 		return fmt.Errorf("%w: the room has another version than was said", ErrBadAnswer)
 	}
 	if err := auth.Check(a.join, st); err != nil {

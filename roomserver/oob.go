@@ -103,7 +103,7 @@ func (s *Server) AcceptInvite(ctx context.Context, origin, roomID, eventID, vers
 	if s.blocked(user, e.Sender()) {
 		return nil, ErrBlocked
 	}
-	state, err := strippedState(v, roomID, stripped)
+	state, err := s.strippedState(ctx, v, roomID, stripped)
 	if err != nil {
 		return nil, err
 	}
@@ -122,27 +122,64 @@ func (s *Server) AcceptInvite(ctx context.Context, origin, roomID, eventID, vers
 }
 
 // strippedState checks the state that came with an invite and returns it in the
-// clients' stripped format. Since room version 12 the create event must be
-// there as a full PDU and be that of the room.
-func strippedState(v *event.Version, roomID string, list []json.RawMessage) ([]byte, error) {
+// clients' stripped format. Since room version 12 each part must be a full event
+// of the room with its signatures, and the create event among them; before, what
+// is no full event is passed on as what it is, somebody's word.
+func (s *Server) strippedState(ctx context.Context, v *event.Version, roomID string, list []json.RawMessage) ([]byte, error) {
 	if len(list) > maxStripped {
 		return nil, fmt.Errorf("%w: too much state comes with the invite", ErrBadRequest)
 	}
+	if v.DomainlessRoomIDs {
+		return s.provenState(ctx, v, roomID, list)
+	}
 	out := []json.RawMessage{}
-	hasCreate := false
 	for _, raw := range list {
 		e, err := event.Parse(v, raw)
 		if err == nil && e.Room() == roomID {
-			hasCreate = hasCreate || e.IsState("m.room.create", "")
 			out = append(out, e.AppendStripped(nil))
-			continue
-		}
-		if s := stripped(raw); s != nil && !v.DomainlessRoomIDs {
+		} else if s := stripped(raw); s != nil {
 			out = append(out, s)
 		}
 	}
-	if v.DomainlessRoomIDs && !hasCreate {
+	return json.Marshal(out)
+}
+
+// provenState is strippedState for full events. An event whose signature cannot
+// be checked now, for want of a key, is left out, but for the create event: its
+// hash is the room id.
+func (s *Server) provenState(ctx context.Context, v *event.Version, roomID string, list []json.RawMessage) ([]byte, error) {
+	events := make([]*event.Event, len(list))
+	hasCreate := false
+	for i, raw := range list {
+		e, err := event.Parse(v, raw)
+		if err != nil {
+			return nil, fmt.Errorf("%w: invite_room_state: %w", ErrBadRequest, err)
+		}
+		if e.Room() != roomID {
+			return nil, fmt.Errorf("%w: invite_room_state has an event of another room", ErrBadRequest)
+		}
+		events[i] = e
+		hasCreate = hasCreate || e.IsState("m.room.create", "")
+	}
+	if !hasCreate {
 		return nil, ErrNoCreate
+	}
+	var forged error
+	unproven := map[*event.Event]bool{}
+	s.verified(ctx, events, func(e *event.Event, err error) {
+		unproven[e] = !e.IsState("m.room.create", "")
+		if errors.Is(err, event.ErrBadSignature) || !e.Signed() {
+			forged = fmt.Errorf("%w: invite_room_state: %w", ErrBadRequest, err)
+		}
+	})
+	if forged != nil {
+		return nil, forged
+	}
+	out := []json.RawMessage{}
+	for _, e := range events {
+		if !unproven[e] {
+			out = append(out, e.AppendStripped(nil))
+		}
 	}
 	return json.Marshal(out)
 }

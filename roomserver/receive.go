@@ -176,7 +176,7 @@ func (s *Server) takeOnce(ctx context.Context, a *arrival, results map[string]st
 			rest = a.events[i:]
 			break
 		}
-		if errors.Is(err, errForeign) {
+		if hopeless(err) {
 			results[e.EventID()] = err.Error()
 			continue
 		}

@@ -200,6 +200,9 @@ func (s *Server) acceptOnce(ctx context.Context, key store.RoomKey, e *event.Eve
 	if err != nil {
 		err = r.abandon(b, err)
 		r.mu.Unlock()
+		if hopeless(err) || errors.Is(err, errMissingPrev) || errors.Is(err, errMissingAuth) { // our template names what we have
+			err = fmt.Errorf("%w: %w", ErrBadRequest, err)
+		}
 		return nil, err
 	}
 	if d == nil { // sent again: it is here

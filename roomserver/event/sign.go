@@ -122,6 +122,12 @@ func (e *Event) SignatureServers() []string {
 	return servers
 }
 
+// Signed reports whether there is a signature of each server that must sign the
+// event, right or wrong.
+func (e *Event) Signed() bool {
+	return !slices.ContainsFunc(e.SignatureServers(), func(server string) bool { return len(e.SignatureKeyIDs(server)) == 0 })
+}
+
 // SignJSON signs an object (appendices, Signing JSON) and returns its canonical
 // form with the signature added to those it has.
 func SignJSON(raw []byte, s Signer) ([]byte, error) {
