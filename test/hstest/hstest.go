@@ -4,6 +4,7 @@ package hstest
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -51,6 +52,7 @@ type Site struct {
 	dir     string
 	lab     *lab.Lab
 	nodes   map[string]*Node
+	foreign map[string]func() string // servers that are no nodes: where they listen
 	wires   map[pair]*wire
 	book    *shapes.Book
 
@@ -61,7 +63,7 @@ type Site struct {
 // New makes a network whose nodes use databases of one engine. Everything ends with the test.
 func New(t testing.TB, d sqldb.Dialect) *Site {
 	t.Helper()
-	s := &Site{t: t, dialect: d, dir: t.TempDir(), nodes: map[string]*Node{}, wires: map[pair]*wire{}, deviations: map[string]bool{}}
+	s := &Site{t: t, dialect: d, dir: t.TempDir(), nodes: map[string]*Node{}, foreign: map[string]func() string{}, wires: map[pair]*wire{}, deviations: map[string]bool{}}
 	var err error
 	if s.lab, err = lab.New(s.dir); err != nil {
 		t.Fatal(err)
@@ -148,7 +150,25 @@ func (s *Site) Add(name string, settings ...string) *Node {
 		s.connect(name, other)
 		s.connect(other, name)
 	}
+	for other := range s.foreign {
+		s.connect(name, other)
+	}
 	return n
+}
+
+// Foreign makes the name of a server that is no node known to all nodes, with where it listens, and returns a
+// certificate for it. It reaches nodes at Federation.
+func (s *Site) Foreign(name string, listens func() string) tls.Certificate {
+	s.t.Helper()
+	cert, err := s.lab.Certificate(name)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.foreign[name] = listens
+	for node := range s.nodes {
+		s.connect(node, name)
+	}
+	return cert
 }
 
 // Node is a node that was added.
@@ -169,7 +189,11 @@ func (s *Site) connect(from, to string) {
 	if s.wires[p] != nil {
 		return
 	}
-	w, err := newWire(s.nodes[to].target)
+	target := s.foreign[to]
+	if n := s.nodes[to]; n != nil {
+		target = n.target
+	}
+	w, err := newWire(target)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -122,6 +122,9 @@ func (n *Node) URL() string {
 	return n.baseURL
 }
 
+// Federation is the address where the node answers other servers, "" while it is down.
+func (n *Node) Federation() string { return n.target() }
+
 func (n *Node) target() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -5,6 +5,7 @@ package lab
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
@@ -50,6 +51,15 @@ func (l *Lab) Settings(name string) ([]string, error) {
 		"federation.allow_networks=[127.0.0.0/8]",
 		"registration.mode=open",
 	}, nil
+}
+
+// Certificate is for a server of this network that is no node.
+func (l *Lab) Certificate(name string) (tls.Certificate, error) {
+	cert, key, err := l.authority.issue(name, filepath.Join(l.dir, name))
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("certificate of %s: %w", name, err)
+	}
+	return tls.LoadX509KeyPair(cert, key)
 }
 
 // Configure reads settings.
