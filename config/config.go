@@ -315,6 +315,7 @@ func defaultCaptcha() Captcha {
 func defaultClasses() map[string]Class {
 	return map[string]Class{
 		"login":      {PerSecond: 0.2, Burst: 10},
+		"password":   {PerSecond: 0.1, Burst: 30},
 		"sso":        {PerSecond: 2, Burst: 60},
 		"email":      {PerSecond: 0.01, Burst: 5},
 		"register":   {PerSecond: 0.2, Burst: 5},

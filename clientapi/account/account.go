@@ -9,6 +9,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -92,6 +93,7 @@ const (
 	v3 = "/_matrix/client/v3"
 	v1 = "/_matrix/client/v1"
 
+	maxGuessed     = 255      // bytes of a user's name
 	maxAccountData = 1 << 20  // some clients keep large maps there
 	maxProfileBody = 80 << 10 // a little over the profile's limit, so that the error is the profile's
 )
@@ -103,7 +105,8 @@ const (
 	limitProfile  = "profile"
 	limitLookup   = "directory"
 	limitSSO      = "sso"
-	limitEmail    = "email" // by address that asks, and by address that gets the e-mail
+	limitPassword = "password" // by user whose password is tried, wherever that comes from
+	limitEmail    = "email"    // by address that asks, and by address that gets the e-mail
 )
 
 // Routes are the rows of this part of the door.
@@ -118,8 +121,8 @@ func (a *API) Routes() []httpx.Route {
 	return routes
 }
 
-// authorize runs User-Interactive Authentication for an operation of the caller. proceed is false when resp or err
-// is the answer.
+// authorize runs User-Interactive Authentication for an operation of the caller. Without a session resp or err is the
+// answer; with one, its Leave must be called.
 func (a *API) authorize(ctx context.Context, u account.UIARequest) (s *account.UIASession, resp *httpx.Response, err error) {
 	s, err = a.uia.Authorize(ctx, u)
 	var more *account.UIAChallenge
@@ -147,6 +150,7 @@ func (a *API) withProof(ctx context.Context, r *httpx.Request, operation string,
 	if resp != nil {
 		return resp, nil
 	}
+	defer s.Leave()
 	v, err := do()
 	if err == nil {
 		s.Done()
@@ -192,6 +196,9 @@ func (a *API) verifyProof(userID string) func(context.Context, *account.UIASessi
 		if user == "" {
 			user = userID
 		}
+		if err := a.guess(user); err != nil {
+			return err
+		}
 		local, err := a.accounts.VerifyPassword(ctx, user, auth.Password)
 		var refused *matrixerr.Error
 		switch owner, _ := a.accounts.Localpart(userID); {
@@ -202,4 +209,13 @@ func (a *API) verifyProof(userID string) func(context.Context, *account.UIASessi
 		}
 		return err
 	}
+}
+
+// guess takes one of the attempts at a user's password. Users who do not exist have as many.
+func (a *API) guess(user string) error {
+	name := strings.TrimSuffix(strings.TrimPrefix(strings.ToLower(user), "@"), ":"+a.accounts.ServerName())
+	if e := a.o.Limit(limitPassword, name[:min(len(name), maxGuessed)]); e != nil {
+		return e
+	}
+	return nil
 }

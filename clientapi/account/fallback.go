@@ -91,7 +91,7 @@ func (a *API) completeByPage(ctx context.Context, r *httpx.Request) (any, error)
 	}
 	v := stageView{Stage: stage, Session: form.Get("session")}
 	if stage == account.StageEmail && form.Get("sid") == "" {
-		if err = a.emailByPage(ctx, s, form.Get("email"), &v); err == nil {
+		if err = a.emailByPage(ctx, r, s, form.Get("email"), &v); err == nil {
 			return a.stagePage(http.StatusOK, v), nil
 		}
 	} else {
@@ -138,15 +138,18 @@ func stageAuth(stage string, s *account.UIASession, form url.Values) (json.RawMe
 }
 
 // emailByPage sends the e-mail of the stage m.login.email.identity to an address that was typed into its page.
-func (a *API) emailByPage(ctx context.Context, s *account.UIASession, address string, v *stageView) error {
-	if a.o.Mail == nil {
+func (a *API) emailByPage(ctx context.Context, r *httpx.Request, s *account.UIASession, address string, v *stageView) error {
+	switch {
+	case a.o.Mail == nil:
 		return errNoMedium("e-mails")
+	case !s.Awaits(account.StageEmail):
+		return matrixerr.Forbidden("This step is not the next one; go back to your app")
 	}
 	canonical, err := mail.Canonical(address)
 	if err != nil {
 		return matrixerr.InvalidParam("This is not an e-mail address such as alice@example.org").With(err)
 	}
-	for _, who := range []string{canonical, s.Operation() + v.Session} {
+	for _, who := range []string{r.ClientIP(), canonical} { // as the endpoints for clients do
 		if e := a.o.Limit(limitEmail, who); e != nil {
 			return e
 		}

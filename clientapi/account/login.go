@@ -110,6 +110,9 @@ func (a *API) login(ctx context.Context, r *httpx.Request) (any, error) {
 	if req.Type == loginService {
 		return a.loginByService(ctx, r, user, device)
 	}
+	if err := a.guess(user); err != nil {
+		return nil, err
+	}
 	l, err := a.accounts.Login(ctx, user, req.Password, device)
 	if err != nil {
 		return nil, err

@@ -65,6 +65,7 @@ func (a *API) resetPassword(ctx context.Context, auth json.RawMessage, check fun
 	if resp != nil {
 		return resp, nil
 	}
+	defer s.Leave()
 	if err := check(); err != nil {
 		return nil, err
 	}

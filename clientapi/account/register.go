@@ -81,6 +81,7 @@ func (a *API) registerUser(ctx context.Context, r *httpx.Request, req registerRe
 	if resp != nil {
 		return resp, nil
 	}
+	defer s.Leave()
 	l, err := a.createUser(ctx, r, req, s)
 	if err != nil {
 		return nil, err

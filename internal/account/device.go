@@ -193,13 +193,19 @@ func (s *Service) DeleteDevices(ctx context.Context, userID string, ids ...strin
 	})
 }
 
-// DeleteAllDevices removes all of a user's devices but the one of session keep (0: none is kept).
+// DeleteAllDevices removes all of a user's devices but the one of session keep (0: none is kept), and tokens with which new
+// ones could log in.
 func (s *Service) DeleteAllDevices(ctx context.Context, userID string, keep int64) error {
 	local, err := s.ours(userID)
 	if err != nil {
 		return err
 	}
-	return s.removeDevices(ctx, local, func(tx *sqldb.Tx) ([]int64, error) { return otherDevices(tx, local, keep) })
+	return s.removeDevices(ctx, local, func(tx *sqldb.Tx) ([]int64, error) {
+		if _, err := tx.Exec(loginTokenDelete, local); err != nil {
+			return nil, err
+		}
+		return otherDevices(tx, local, keep)
+	})
 }
 
 func otherDevices(tx *sqldb.Tx, local string, keep int64) ([]int64, error) {

@@ -102,6 +102,9 @@ func (s *Service) writePassword(tx *sqldb.Tx, local string, hash []byte, logoutO
 	if _, err := tx.Exec(userPassword, local, hash); err != nil || !logoutOthers {
 		return err
 	}
+	if _, err := tx.Exec(loginTokenDelete, local); err != nil {
+		return err
+	}
 	devices, err := otherDevices(tx, local, keep)
 	if err != nil {
 		return err

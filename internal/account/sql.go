@@ -141,8 +141,9 @@ var (
 	validationWrong   = sqldb.Register("account.validationWrong", `UPDATE validations SET wrong = $2 WHERE sid = $1`)
 	validationConfirm = sqldb.Register("account.validationConfirm",
 		`UPDATE validations SET validated = $2, expires = $3 WHERE sid = $1`)
-	validationDelete = sqldb.Register("account.validationDelete", `DELETE FROM validations WHERE sid = $1`)
-	validationPrune  = sqldb.Register("account.validationPrune", `DELETE FROM validations WHERE expires <= $1`)
+	validationDelete  = sqldb.Register("account.validationDelete", `DELETE FROM validations WHERE sid = $1`)
+	validationsDelete = sqldb.Register("account.validationsDelete", `DELETE FROM validations WHERE purpose = $1 AND address = $2`)
+	validationPrune   = sqldb.Register("account.validationPrune", `DELETE FROM validations WHERE expires <= $1`)
 
 	externalRow = sqldb.Register("account.externalRow",
 		`SELECT localpart FROM external_ids WHERE issuer = $1 AND subject = $2`)

@@ -198,7 +198,8 @@ func (s *Service) ResetPassword(ctx context.Context, sid, clientSecret, password
 		if owner, err := threepidOwner(tx, MediumEmail, v.Address); err != nil || owner != local {
 			return errors.Join(err, errNotValidated())
 		}
-		if _, err := tx.Exec(validationDelete, sid); err != nil {
+		// Other confirmations too: somebody else may have begun them, and the owner of the address taken them for their own.
+		if _, err := tx.Exec(validationsDelete, ToReset, v.Address); err != nil {
 			return err
 		}
 		return s.writePassword(tx, local, hash, logoutOthers, 0, r)

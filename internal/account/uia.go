@@ -5,10 +5,12 @@ import (
 	"container/list"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,8 +29,10 @@ const (
 )
 
 const (
-	maxUIASessions = 10_000
-	uiaLifetime    = 30 * time.Minute
+	maxUIASessions  = 10_000
+	maxUserSessions = 50 // of one user
+	maxOperation    = 1024
+	uiaLifetime     = 30 * time.Minute
 )
 
 // UIA holds the sessions of User-Interactive Authentication: in memory, bounded, each good for one operation of one
@@ -37,7 +41,8 @@ type UIA struct {
 	now      func() time.Time
 	mu       sync.Mutex
 	sessions map[string]*list.Element
-	order    *list.List // of *UIASession, oldest first
+	order    *list.List               // of *UIASession, oldest first
+	users    map[string][]*UIASession // of each user, oldest first
 }
 
 // NewUIA makes an empty holder; now may be nil.
@@ -45,7 +50,7 @@ func NewUIA(now func() time.Time) *UIA {
 	if now == nil {
 		now = time.Now
 	}
-	return &UIA{now: now, sessions: map[string]*list.Element{}, order: list.New()}
+	return &UIA{now: now, sessions: map[string]*list.Element{}, order: list.New(), users: map[string][]*UIASession{}}
 }
 
 // UIARequest is one attempt at an operation that needs authentication.
@@ -62,11 +67,13 @@ type UIARequest struct {
 // UIASession is what a client has proved so far.
 type UIASession struct {
 	id, operation, userID string
+	sum                   [sha256.Size]byte // of the operation, which is cut when it is long
 	started               time.Time
 	uia                   *UIA
+	turn                  chan struct{} // full while somebody does the operation
 
 	mu        sync.Mutex
-	latest    UIARequest // for stages that are completed on a web page
+	latest    UIARequest // for stages that are completed on a web page; what the client sent is not kept
 	completed []string
 	values    map[string]string
 	atEnd     []func()
@@ -127,8 +134,9 @@ func parseUIAAuth(raw json.RawMessage) (a uiaAuth, err error) {
 	return a, nil
 }
 
-// Authorize returns the session when all stages of a flow are complete: then do the operation and call Done. Errors:
-// *UIAChallenge, or what Verify ended the request with. A client may leave the session out of its first attempt.
+// Authorize returns the session when all stages of a flow are complete: then do the operation, call Done if that went well,
+// and Leave in any case. Until then others who show the same session wait. Errors: *UIAChallenge, or what Verify ended the
+// request with. A client may leave the session out of its first attempt.
 func (u *UIA) Authorize(ctx context.Context, r UIARequest) (*UIASession, error) {
 	auth, err := parseUIAAuth(r.Auth)
 	if err != nil {
@@ -136,27 +144,55 @@ func (u *UIA) Authorize(ctx context.Context, r UIARequest) (*UIASession, error) 
 	}
 	s := u.find(auth.Session, r)
 	if s == nil {
-		known := auth.Session == ""
-		s = u.begin(r)
-		if !known {
-			return nil, s.challenge(r, matrixerr.Unknown(http.StatusUnauthorized,
-				"This authentication session has ended or is for something else; begin again"))
+		if auth.Session != "" {
+			return nil, u.endedChallenge(r)
 		}
+		s = u.begin(r)
 	}
+	if err := s.progress(ctx, r, auth.Type); err != nil {
+		return nil, err
+	}
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if s.hasEnded() {
+		s.Leave()
+		return nil, u.endedChallenge(r)
+	}
+	return s, nil
+}
+
+// endedChallenge has a client begin again.
+func (u *UIA) endedChallenge(r UIARequest) error {
+	return u.begin(r).challenge(r, matrixerr.Unknown(http.StatusUnauthorized, "This authentication session has ended or is for something else; begin again"))
+}
+
+// progress attempts a stage, "" for none, and is nil when all of a flow are complete.
+func (s *UIASession) progress(ctx context.Context, r UIARequest, stage string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.latest = r
-	if auth.Type != "" && !slices.Contains(s.completed, auth.Type) {
-		if err := s.attempt(ctx, r, auth.Type); err != nil {
-			return nil, err
+	s.latest.Operation, s.latest.Auth = "", nil
+	if stage != "" && !slices.Contains(s.completed, stage) {
+		if err := s.attempt(ctx, r, stage); err != nil {
+			return err
 		}
 	}
-	for _, flow := range r.Flows {
-		if slices.Equal(flow, s.completed) {
-			return s, nil
-		}
+	if slices.ContainsFunc(r.Flows, func(flow []string) bool { return slices.Equal(flow, s.completed) }) {
+		return nil
 	}
-	return nil, s.challenge(r, nil)
+	return s.challenge(r, nil)
+}
+
+// Leave lets others have the session who wait for it.
+func (s *UIASession) Leave() { <-s.turn }
+
+func (s *UIASession) hasEnded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
 }
 
 // attempt checks one stage, which must be the next of some flow. The session is locked.
@@ -202,7 +238,7 @@ func (u *UIA) Session(id string) *UIASession {
 	return el.Value.(*UIASession)
 }
 
-// Operation is what the session is for.
+// Operation is what the session is for; only the part before the first zero byte where the whole is long.
 func (s *UIASession) Operation() string { return s.operation }
 
 // UserID is the user who does the operation, "" for nobody yet.
@@ -213,6 +249,14 @@ func (s *UIASession) Has(stage string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Contains(s.completed, stage)
+}
+
+// Awaits says whether a stage is the next one of some flow.
+func (s *UIASession) Awaits(stage string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err := s.next(s.latest, stage)
+	return err == nil
 }
 
 // Complete checks a stage outside of a request for the operation. Errors: *UIAChallenge when the stage is not the next
@@ -291,7 +335,7 @@ func (u *UIA) find(id string, r UIARequest) *UIASession {
 		return nil
 	}
 	s := el.Value.(*UIASession)
-	if u.now().Sub(s.started) >= uiaLifetime || s.operation != r.Operation || s.userID != r.UserID {
+	if u.now().Sub(s.started) >= uiaLifetime || s.sum != sha256.Sum256([]byte(r.Operation)) || s.userID != r.UserID {
 		return nil
 	}
 	return s
@@ -299,7 +343,12 @@ func (u *UIA) find(id string, r UIARequest) *UIASession {
 
 // begin makes a session, at the cost of those that have expired or are too many.
 func (u *UIA) begin(r UIARequest) *UIASession {
-	s := &UIASession{id: rand.Text(), operation: r.Operation, userID: r.UserID, started: u.now(), uia: u}
+	s := &UIASession{id: rand.Text(), operation: r.Operation, sum: sha256.Sum256([]byte(r.Operation)), userID: r.UserID, started: u.now(),
+		uia: u, turn: make(chan struct{}, 1)}
+	if len(s.operation) > maxOperation {
+		name, _, _ := strings.Cut(s.operation, "\x00")
+		s.operation = strings.Clone(name[:min(len(name), maxOperation)])
+	}
 	for _, old := range u.insert(s) {
 		old.end()
 	}
@@ -317,14 +366,28 @@ func (u *UIA) insert(s *UIASession) (out []*UIASession) {
 		u.remove(old.id)
 		out = append(out, old)
 	}
+	if mine := u.users[s.userID]; s.userID != "" && len(mine) >= maxUserSessions {
+		out = append(out, mine[0])
+		u.remove(mine[0].id)
+	}
 	u.sessions[s.id] = u.order.PushBack(s)
+	if s.userID != "" {
+		u.users[s.userID] = append(u.users[s.userID], s)
+	}
 	return out
 }
 
 // remove takes a session out of the maps; u is locked.
 func (u *UIA) remove(id string) {
-	if el, ok := u.sessions[id]; ok {
-		u.order.Remove(el)
-		delete(u.sessions, id)
+	el, ok := u.sessions[id]
+	if !ok {
+		return
+	}
+	s := u.order.Remove(el).(*UIASession)
+	delete(u.sessions, id)
+	if mine := slices.DeleteFunc(u.users[s.userID], func(one *UIASession) bool { return one == s }); len(mine) > 0 {
+		u.users[s.userID] = mine
+	} else {
+		delete(u.users, s.userID)
 	}
 }

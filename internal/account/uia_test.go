@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,6 +41,7 @@ func TestUIA(t *testing.T) {
 		switch {
 		case err == nil:
 			session = s.id
+			s.Leave()
 			return nil, "done"
 		case errors.As(err, &more) && more.Cause != nil:
 			session = more.Session
@@ -130,14 +132,84 @@ func TestUIASessionsAreBoundedAndEnd(t *testing.T) {
 	}
 }
 
+// TestUIASessionsAreSmall: what a client sends is not kept, however much it is, and nobody crowds out the others.
+func TestUIASessionsAreSmall(t *testing.T) {
+	u := NewUIA(nil)
+	long := strings.Repeat("x", 1<<20)
+	ask := func(operation, userID, auth string) (session string, err error) {
+		s, err := u.Authorize(t.Context(), UIARequest{Operation: operation, UserID: userID, Flows: [][]string{{"a"}}, Auth: json.RawMessage(auth), Verify: verdicts})
+		var more *UIAChallenge
+		if errors.As(err, &more) {
+			return more.Session, err
+		}
+		if s != nil {
+			s.Leave()
+		}
+		return "", err
+	}
+	session, _ := ask("op\x00"+long, "@u:x", `{"type":"a","pass":false,"more":"`+long+`"}`)
+	s := u.Session(session)
+	if size := len(s.operation) + len(s.latest.Operation) + len(s.latest.Auth); size > 4096 {
+		t.Errorf("a session keeps %d bytes", size)
+	}
+	pass := fmt.Sprintf(`{"type":"a","pass":true,"session":%q}`, session)
+	if _, err := ask("op\x00"+long+"y", "@u:x", pass); err == nil {
+		t.Error("a session is good for another long operation")
+	}
+	if _, err := ask("op\x00"+long, "@u:x", pass); err != nil {
+		t.Error(err)
+	}
+	other, _ := ask("op", "@other:x", "")
+	for i := range maxUserSessions + 10 {
+		session, _ = ask(fmt.Sprint(i), "@u:x", "")
+	}
+	if len(u.sessions) != maxUserSessions+1 || u.order.Len() != maxUserSessions+1 || u.Session(other) == nil || u.Session(session) == nil {
+		t.Errorf("%d sessions, other %v", len(u.sessions), u.Session(other))
+	}
+}
+
+// TestUIATurns: a session is one request's at a time, and nobody's once its operation is done.
+func TestUIATurns(t *testing.T) {
+	u := NewUIA(nil)
+	r := UIARequest{Operation: "op", Flows: [][]string{{"a"}}, Auth: json.RawMessage(`{"type":"a","pass":true}`), Verify: verdicts}
+	s, err := u.Authorize(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Auth = json.RawMessage(fmt.Sprintf(`{"session":%q}`, s.id))
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := u.Authorize(gone, r); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	s.Leave() // the operation failed
+	if s, err = u.Authorize(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	second := make(chan error)
+	go func() {
+		_, err := u.Authorize(context.WithoutCancel(t.Context()), r)
+		second <- err
+	}()
+	s.Done()
+	s.Leave()
+	var more *UIAChallenge
+	if err := <-second; !errors.As(err, &more) || more.Session == s.id {
+		t.Error(err)
+	}
+}
+
 func FuzzUIAAuth(f *testing.F) {
 	for _, s := range []string{``, `null`, `{}`, `{"type":"m.login.dummy"}`, `{"session":1}`, `[`, `{"type":"a","pass":true}`} {
 		f.Add([]byte(s))
 	}
 	u := NewUIA(nil)
 	f.Fuzz(func(t *testing.T, auth []byte) {
-		_, err := u.Authorize(context.Background(), UIARequest{Operation: "op", Flows: [][]string{{"a"}, {"b", "c"}},
+		s, err := u.Authorize(context.Background(), UIARequest{Operation: "op", Flows: [][]string{{"a"}, {"b", "c"}},
 			Auth: auth, Verify: verdicts})
+		if s != nil {
+			s.Leave()
+		}
 		var more *UIAChallenge
 		var known *matrixerr.Error
 		if err != nil && !errors.As(err, &more) && !errors.As(err, &known) {
