@@ -94,6 +94,7 @@ func (s *Server) backfillThrough(ctx context.Context, key store.RoomKey, server 
 	}
 	found := map[string]*event.Event{}
 	s.parseGap(ctx, key, raws, found)
+	keepReached(found, prevs, (*event.Event).PrevEventIDs)
 	return s.storeHistory(ctx, key, server, gap, found, false)
 }
 
@@ -187,7 +188,7 @@ func (s *Server) prepareHistory(ctx context.Context, key store.RoomKey, server s
 	if len(absent) == 0 {
 		return nil
 	}
-	return s.storeFetched(ctx, key, s.fetchEvents(ctx, server, absent))
+	return s.storeFetched(ctx, key, absent, s.fetchEvents(ctx, server, absent))
 }
 
 // writeHistory puts events, oldest first, before the gap.

@@ -22,7 +22,7 @@ func (s *Server) placeWithAuth(ctx context.Context, key store.RoomKey, origin st
 	if err != nil {
 		s.Log.WithError(err).WithField("event", e.EventID()).Info("The auth chain of an event could not be fetched; its auth events are fetched one by one")
 	}
-	if err := s.storeFetched(ctx, key, raws); err != nil {
+	if err := s.storeFetched(ctx, key, e.AuthRefs(), raws); err != nil {
 		return err
 	}
 	absent, err := s.absent(ctx, e.AuthRefs())
@@ -30,7 +30,7 @@ func (s *Server) placeWithAuth(ctx context.Context, key store.RoomKey, origin st
 		return err
 	}
 	if len(absent) > 0 {
-		if err := s.storeFetched(ctx, key, s.fetchEvents(ctx, origin, absent)); err != nil {
+		if err := s.storeFetched(ctx, key, absent, s.fetchEvents(ctx, origin, absent)); err != nil {
 			return err
 		}
 	}
@@ -39,8 +39,9 @@ func (s *Server) placeWithAuth(ctx context.Context, key store.RoomKey, origin st
 
 // storeFetched checks events that were fetched by themselves and stores them as
 // outliers, those that the auth rules refuse as rejected ones. An event that
-// cannot be judged, for want of a signature or of an auth event, is left out.
-func (s *Server) storeFetched(ctx context.Context, key store.RoomKey, raws []json.RawMessage) error {
+// cannot be judged, for want of a signature or of an auth event, is left out, and
+// so is what is neither among wanted nor in the auth chains of these.
+func (s *Server) storeFetched(ctx context.Context, key store.RoomKey, wanted []string, raws []json.RawMessage) error {
 	a := &joinAnswer{s: s, v: key.Version, room: key.ID}
 	defer a.release()
 	for _, raw := range raws {
@@ -48,11 +49,12 @@ func (s *Server) storeFetched(ctx context.Context, key store.RoomKey, raws []jso
 			return err
 		}
 	}
-	return s.storeCollected(ctx, key, a)
+	return s.storeCollected(ctx, key, wanted, a)
 }
 
 // storeCollected is storeFetched for events that are collected in an answer.
-func (s *Server) storeCollected(ctx context.Context, key store.RoomKey, a *joinAnswer) error {
+func (s *Server) storeCollected(ctx context.Context, key store.RoomKey, wanted []string, a *joinAnswer) error {
+	keepReached(a.byID, wanted, (*event.Event).AuthEventIDs)
 	judged, rejected, err := s.checkOutliers(ctx, key, a)
 	if err != nil || len(judged) == 0 {
 		return err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"knock/internal/sqldb"
@@ -145,6 +146,8 @@ func (s *Server) fetchMissing(ctx context.Context, key store.RoomKey, origin str
 			return found, err
 		}
 		fresh := s.parseGap(ctx, key, raws, found)
+		keepReached(found, e.PrevEventIDs(), (*event.Event).PrevEventIDs)
+		fresh = slices.DeleteFunc(fresh, func(f *event.Event) bool { return found[f.EventID()] == nil })
 		if len(fresh) == 0 {
 			return found, nil
 		}
@@ -186,6 +189,21 @@ func (s *Server) parseGap(ctx context.Context, key store.RoomKey, raws []json.Ra
 		found[e.EventID()] = e
 	}
 	return list
+}
+
+// keepReached drops the events to which no references lead from those with the
+// given ids: nobody asked for them.
+func keepReached(byID map[string]*event.Event, from []string, refs func(*event.Event) []string) {
+	reached := make(map[string]bool, len(byID))
+	for from = slices.Clone(from); len(from) > 0; {
+		id := from[len(from)-1]
+		from = from[:len(from)-1]
+		if e := byID[id]; e != nil && !reached[id] {
+			reached[id] = true
+			from = append(from, refs(e)...)
+		}
+	}
+	maps.DeleteFunc(byID, func(id string, _ *event.Event) bool { return !reached[id] })
 }
 
 // unconnected returns the events whose prev events are neither placed here nor

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 
 	"knock/internal/sqldb"
@@ -71,7 +72,7 @@ func (s *Server) fetchOne(ctx context.Context, key store.RoomKey, server, eventI
 		s.Log.WithError(err).WithField("event", eventID).Info("An event of another server is malformed; the room's state passes over it")
 		return nil, nil
 	}
-	if err := s.storeFetched(ctx, key, []json.RawMessage{raw}); err != nil {
+	if err := s.storeFetched(ctx, key, []string{eventID}, []json.RawMessage{raw}); err != nil {
 		return nil, err
 	}
 	if e, err = s.here(ctx, eventID); err == nil && e == nil {
@@ -107,9 +108,9 @@ func (s *Server) fetchState(ctx context.Context, key store.RoomKey, server, even
 		return nil, err
 	}
 	if len(absent) > singleFetches {
-		err = s.storeState(ctx, key, server, eventID)
+		err = s.storeState(ctx, key, server, eventID, absent)
 	} else {
-		err = s.storeFetched(ctx, key, s.fetchEvents(ctx, server, absent))
+		err = s.storeFetched(ctx, key, absent, s.fetchEvents(ctx, server, absent))
 	}
 	if err != nil {
 		return nil, err
@@ -117,20 +118,23 @@ func (s *Server) fetchState(ctx context.Context, key store.RoomKey, server, even
 	return s.setOfIDs(ctx, key, ids)
 }
 
-// storeState fetches the whole state before an event and stores its events.
-func (s *Server) storeState(ctx context.Context, key store.RoomKey, server, eventID string) error {
+// storeState fetches the whole state before an event and stores those of its
+// events that are wanted.
+func (s *Server) storeState(ctx context.Context, key store.RoomKey, server, eventID string, wanted []string) error {
 	a := &joinAnswer{s: s, v: key.Version, room: key.ID}
 	defer a.release()
 	if err := s.Remote.State(ctx, server, key.ID, eventID, JoinSink{State: a.addAuth, Auth: a.addAuth}); err != nil {
 		return err
 	}
-	return s.storeCollected(ctx, key, a)
+	return s.storeCollected(ctx, key, wanted, a)
 }
 
 // setOfIDs makes a state set of those events that are here, are state of the
-// room, and were not rejected.
+// room, and were not rejected. A state that holds two of them for one place is
+// none.
 func (s *Server) setOfIDs(ctx context.Context, key store.RoomKey, ids []string) (*state.Set, error) {
 	var entries []state.Entry
+	at := map[int64]int64{}
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
 		nids, err := s.Store.EventNIDs(tx, ids)
 		if err != nil {
@@ -144,9 +148,13 @@ func (s *Server) setOfIDs(ctx context.Context, key store.RoomKey, ids []string) 
 		for _, e := range events {
 			if e.Room == key.NID && e.Tuple != 0 && e.Flags&store.Rejected == 0 {
 				entries = append(entries, state.Entry{Tuple: e.Tuple, Event: e.NID})
+				at[e.Tuple] = e.NID
 			}
 		}
 		return err
 	})
+	if err == nil && len(at) < len(entries) {
+		err = fmt.Errorf("%w: its state has two events for one place", ErrBadAnswer)
+	}
 	return state.FromEntries(entries), err
 }
