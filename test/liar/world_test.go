@@ -15,6 +15,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"knock/cmd/knock/demo/lab"
+	"knock/roomserver/auth"
 	"knock/roomserver/event"
 	"knock/test/hstest"
 )
@@ -193,6 +194,14 @@ func (s *scene) has(id string) bool {
 	err := s.alice.Call(s.ctx, "GET", lab.V3("rooms", s.id, "event", id), nil, nil)
 	return err == nil
 }
+
+// Places in a room's state.
+var (
+	create = auth.Tuple{Type: "m.room.create"}
+	levels = auth.Tuple{Type: "m.room.power_levels"}
+)
+
+func member(user string) auth.Tuple { return auth.Tuple{Type: "m.room.member", Key: user} }
 
 // draft is a message of the liar.
 func (s *scene) draft(text string) Draft {
