@@ -14,6 +14,7 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/roomserver"
+	"knock/test/cpu"
 )
 
 func benchNode(b *testing.B) (n *node, db *sqldb.DB, room string) {
@@ -49,6 +50,7 @@ func BenchmarkMessagesBack(b *testing.B) {
 
 func pageBack(b *testing.B, n func() *node, room string) {
 	events := 0
+	defer cpu.Meter(b)()
 	for b.Loop() {
 		b.StopTimer()
 		n := n()

@@ -14,6 +14,7 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/roomserver"
+	"knock/test/cpu"
 )
 
 // benchRig is a user in many rooms of ten.
@@ -64,6 +65,7 @@ func BenchmarkThousandRooms(b *testing.B) {
 	for _, n := range []int{20, 1000} {
 		b.Run(fmt.Sprint("initial/", n), func(b *testing.B) {
 			b.SetBytes(int64(len(g.bench(b, user, clientList(n-1), ""))))
+			defer cpu.Meter(b)()
 			for b.Loop() {
 				g.bench(b, user, clientList(n-1), "")
 			}
@@ -81,6 +83,7 @@ func BenchmarkThousandRooms(b *testing.B) {
 	first := g.bench(b, user, body, "")
 	idle := posOf(g.bench(b, user, body, posOf(first)))
 	b.Run("idle", func(b *testing.B) {
+		defer cpu.Meter(b)()
 		for b.Loop() {
 			g.bench(b, user, body, idle)
 		}

@@ -12,13 +12,14 @@ import (
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
 	"knock/roomserver"
+	"knock/test/cpu"
 )
 
 // benchRig is a user in many rooms of ten.
-func benchRig(b *testing.B, rooms int) (g *rig, user string, ids []string) {
+func benchRig(b *testing.B, url string, rooms int) (g *rig, user string, ids []string) {
 	b.Helper()
 	logrus.SetLevel(logrus.ErrorLevel)
-	g = newRig(b, sqldbtest.URL(b, sqldb.SQLite))
+	g = newRig(b, url)
 	user = g.user("reader")
 	var members []string
 	for i := range 9 {
@@ -47,30 +48,36 @@ func (g *rig) ask(b *testing.B, user, since string) string {
 	return string(v.(httpx.Raw))
 }
 
-func BenchmarkInitial200Rooms(b *testing.B) {
-	g, user, _ := benchRig(b, 200)
-	b.SetBytes(int64(len(g.ask(b, user, ""))))
-	for b.Loop() {
-		g.ask(b, user, "")
+// BenchmarkRooms is a user in 200 rooms and in 1,000: a first sync with all in memory and with nothing, one after a new
+// event, and one that is woken for nothing.
+func BenchmarkRooms(b *testing.B) {
+	for _, n := range []int{200, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) { benchRooms(b, n) })
 	}
 }
 
-func BenchmarkOneNewEventIn200Rooms(b *testing.B) {
-	g, user, ids := benchRig(b, 200)
-	first := g.get(user, "filter", benchFilter)
-	since := next(first)
-	g.say(ids[7], user, "new")
-	g.ask(b, user, since)
-	for b.Loop() {
-		g.ask(b, user, since)
+func benchRooms(b *testing.B, n int) {
+	url := sqldbtest.URL(b, sqldb.SQLite)
+	g, user, ids := benchRig(b, url, n)
+	again := func(name, since string) {
+		b.Run(name, func(b *testing.B) {
+			defer cpu.Meter(b)()
+			for b.Loop() {
+				g.ask(b, user, since)
+			}
+		})
 	}
-}
-
-// BenchmarkIdleWake is what a sync costs that is woken for nothing.
-func BenchmarkIdleWake(b *testing.B) {
-	g, user, _ := benchRig(b, 200)
+	again("initial", "")
+	b.Run("cold", func(b *testing.B) {
+		for b.Loop() {
+			b.StopTimer()
+			fresh := newRig(b, url)
+			b.StartTimer()
+			fresh.ask(b, user, "")
+		}
+	})
 	since := next(g.get(user, "filter", benchFilter))
-	for b.Loop() {
-		g.ask(b, user, since)
-	}
+	again("idle", since)
+	g.say(ids[7], user, "new")
+	again("event", since)
 }

@@ -15,6 +15,7 @@ import (
 	"knock/internal/e2ee"
 	"knock/internal/sqldb"
 	"knock/internal/sqldb/sqldbtest"
+	"knock/test/cpu"
 )
 
 // benchEach runs fn on databases with full durability.
@@ -31,6 +32,7 @@ func parallel(b *testing.B, workers int, fn func(worker int, n int64) error) {
 	var n atomic.Int64
 	var wg sync.WaitGroup
 	b.ResetTimer()
+	defer cpu.Meter(b)()
 	for w := range workers {
 		wg.Go(func() {
 			for i := n.Add(1); i <= int64(b.N); i = n.Add(1) {

@@ -136,9 +136,12 @@ func (s *Service) notify(ctx context.Context, c stream.Change, users []string) e
 	if err != nil {
 		return err
 	}
-	now := s.o.Clock.Millis()
+	var last *pushrules.Outcome // most users have the same
+	n := notice{pos: c.Pos, event: e.NID, ts: s.o.Clock.Millis()}
 	return s.o.Rules.Outcomes(ctx, o, users, func(user string, out *pushrules.Outcome) {
-		n := notice{pos: c.Pos, event: e.NID, tweaks: encodeTweaks(out.Tweaks), ts: now}
+		if out != last {
+			last, n.tweaks = out, encodeTweaks(out.Tweaks)
+		}
 		for _, l := range s.lanesOf(user) {
 			if l.pusher().since < c.Pos {
 				l.add(n)

@@ -2,6 +2,7 @@ package pushrules
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -22,7 +23,7 @@ func (s *Service) Evaluate(ctx context.Context, user string, o *Occurrence) (*Ou
 	if err != nil {
 		return nil, err
 	}
-	return sets[user].evaluate(newSubject(o), person{user}), nil
+	return sets[0].evaluate(newSubject(o), person{user}), nil
 }
 
 // Outcomes calls fn for each of the given local users whom an event notifies, but
@@ -47,20 +48,20 @@ func (s *Service) Outcomes(ctx context.Context, o *Occurrence, users []string, f
 	if err != nil {
 		return err
 	}
-	ignored, known := s.ignores.AnyoneIgnores(o.Sender), map[*ruleset]*Outcome{}
-	for _, u := range users {
+	var usual *Outcome
+	if class.countable() {
+		usual = unchanged.outcome(subject, class)
+	}
+	ignored := s.ignores.AnyoneIgnores(o.Sender)
+	for i, u := range users {
 		if u == o.Sender || u == uninvited || ignored && s.ignores.Ignores(u, o.Sender) {
 			continue
 		}
-		var out *Outcome
-		if rs := sets[u]; special[u] {
+		out := usual
+		if rs := sets[i]; special[u] {
 			out = rs.evaluate(subject, person{u})
-		} else if class.countable() {
-			var ok bool
-			if out, ok = known[rs]; !ok {
-				out = rs.outcome(subject, class)
-				known[rs] = out
-			}
+		} else if rs != unchanged && class.countable() {
+			out = rs.outcome(subject, class)
 		}
 		if out != nil && out.Notify {
 			fn(u, out)
@@ -69,12 +70,12 @@ func (s *Service) Outcomes(ctx context.Context, o *Occurrence, users []string, f
 	return nil
 }
 
-func (s *Service) readRulesets(ctx context.Context, users []string) (map[string]*ruleset, error) {
+func (s *Service) readRulesets(ctx context.Context, users []string) ([]*ruleset, error) {
 	if sets, missing := s.cached(users); len(missing) == 0 {
 		return sets, nil
 	}
 	at := s.cache.newest()
-	var sets map[string]*ruleset
+	var sets []*ruleset
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) (err error) {
 		sets, err = s.rulesets(tx, users, at)
 		return err
@@ -154,14 +155,11 @@ func (s *Service) exceptions(ctx context.Context, e *subject, class Class) []exc
 		// The event must not fail for a count: under the default rules
 		// mentions still count.
 		s.log.WithError(err).Warn("push rules could not be read; an event is counted under the default rules")
-		sets = map[string]*ruleset{}
+		sets = slices.Repeat([]*ruleset{unchanged}, len(users))
 	}
 	var out []exception
-	for _, u := range users {
-		rs := sets[u]
-		if rs == nil {
-			rs = unchanged
-		}
+	for i, u := range users {
+		rs := sets[i]
 		if flags := rs.evaluate(e, person{u}).flags(); flags != rs.flags(e, class) {
 			out = append(out, exception{u, flags})
 		}

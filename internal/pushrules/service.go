@@ -282,9 +282,9 @@ func (s *Service) write(ctx context.Context, user string, r row, k keys) error {
 	})
 }
 
-// rulesets returns the compiled rules of users, from the cache or in one read of
+// rulesets returns the compiled rules of users, in their order, from the cache or in one read of
 // a snapshot that holds every change up to at.
-func (s *Service) rulesets(tx *sqldb.Tx, users []string, at int64) (map[string]*ruleset, error) {
+func (s *Service) rulesets(tx *sqldb.Tx, users []string, at int64) ([]*ruleset, error) {
 	out, missing := s.cached(users)
 	if len(missing) == 0 {
 		return out, nil
@@ -293,27 +293,32 @@ func (s *Service) rulesets(tx *sqldb.Tx, users []string, at int64) (map[string]*
 	if err != nil {
 		return nil, err
 	}
-	for _, u := range missing {
-		out[u] = unchanged
-	}
+	changed := make(map[string]*ruleset, len(rows))
 	for _, r := range rows {
 		st, err := decode(r.data)
 		if err != nil {
 			return nil, err
 		}
-		out[r.user] = compile(st)
+		changed[r.user] = compile(st)
 	}
-	for _, u := range missing {
-		s.cache.put(u, out[u], at)
+	for i, u := range users {
+		if out[i] != nil {
+			continue
+		}
+		if out[i] = changed[u]; out[i] == nil {
+			out[i] = unchanged
+		}
+		s.cache.put(u, out[i], at)
 	}
 	return out, nil
 }
 
-func (s *Service) cached(users []string) (found map[string]*ruleset, missing []string) {
-	found = make(map[string]*ruleset, len(users))
-	for _, u := range users {
+// cached returns what is known of the rules of users, in their order, and the users of whom nothing is.
+func (s *Service) cached(users []string) (found []*ruleset, missing []string) {
+	found = make([]*ruleset, len(users))
+	for i, u := range users {
 		if rs, ok := s.cache.get(u); ok {
-			found[u] = rs
+			found[i] = rs
 		} else {
 			missing = append(missing, u)
 		}

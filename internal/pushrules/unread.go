@@ -116,7 +116,7 @@ func (s *Service) Unread(tx *sqldb.Tx, user string, rooms []RoomKey, at int64, i
 		if !ok {
 			cold = append(cold, r)
 		} else if len(n) > 0 {
-			n.result(out, sets[user], r.ID)
+			n.result(out, sets[0], r.ID)
 		}
 	}
 	if len(cold) == 0 {
@@ -128,7 +128,7 @@ func (s *Service) Unread(tx *sqldb.Tx, user string, rooms []RoomKey, at int64, i
 	}
 	for _, r := range cold {
 		seat := u.seats[r.NID]
-		seat.n.result(out, sets[user], r.ID)
+		seat.n.result(out, sets[0], r.ID)
 		seat.at, seat.ignored = at, names
 		s.tallies.keep(user, r.NID, seat)
 	}

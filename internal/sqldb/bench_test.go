@@ -6,11 +6,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
-	"time"
 
 	"knock/internal/sqldb"
+	"knock/test/cpu"
 )
 
 var (
@@ -49,21 +48,13 @@ func message(id int64, data []byte) *sqldb.Op {
 	}}
 }
 
-func cpuTime() time.Duration {
-	var r syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-		return 0
-	}
-	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
-}
-
 func runMessages(b *testing.B, db *sqldb.DB, senders int) {
 	data := bytes.Repeat([]byte("x"), 1000)
 	var id, left atomic.Int64
 	left.Store(int64(b.N))
 	var wg sync.WaitGroup
-	began := cpuTime()
 	b.ResetTimer()
+	defer cpu.Meter(b)()
 	for range senders {
 		wg.Go(func() {
 			for left.Add(-1) >= 0 {
@@ -75,7 +66,6 @@ func runMessages(b *testing.B, db *sqldb.DB, senders int) {
 		})
 	}
 	wg.Wait()
-	b.ReportMetric(float64(cpuTime()-began)/1000/float64(b.N), "µscpu/op")
 }
 
 func BenchmarkOne(b *testing.B) {
