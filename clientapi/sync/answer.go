@@ -117,10 +117,8 @@ func (a *answer) find(ctx context.Context) error {
 			}
 		}
 	}
-	for _, id := range joined {
-		if !moved[id] {
-			a.before = append(a.before, id)
-		}
+	if a.before = joined; len(moved) > 0 {
+		a.before = slices.DeleteFunc(slices.Clone(joined), func(id string) bool { return moved[id] })
 	}
 	for _, id := range changed {
 		if moved[id] || !a.wants(id) {

@@ -31,7 +31,7 @@ const (
 
 // service is an application service. It takes a transaction once, by its number.
 type service struct {
-	t    *testing.T
+	t    testing.TB
 	http *httptest.Server
 	file string
 
@@ -91,7 +91,7 @@ type (
 	fallbackUnused map[string]map[string][]string
 )
 
-func newService(t *testing.T, more ...string) *service {
+func newService(t testing.TB, more ...string) *service {
 	v := &service{t: t, txns: map[string]string{}, changed: make(chan struct{})}
 	v.http = httptest.NewServer(v)
 	t.Cleanup(v.http.Close)
@@ -267,7 +267,7 @@ func (v *service) bodies(room string) (out []string) {
 
 // bot calls the client API with the service's token.
 type bot struct {
-	t *testing.T
+	t testing.TB
 	c *lab.Client
 }
 
@@ -309,7 +309,7 @@ func refused(t *testing.T, err error, status int, code string) {
 	}
 }
 
-func start(t *testing.T, s *hstest.Site) (*hstest.Node, *service, bot) {
+func start(t testing.TB, s *hstest.Site) (*hstest.Node, *service, bot) {
 	v := newService(t)
 	n := s.Start(server, "registration.mode=open", "app_service_files=["+v.file+"]")
 	b := bot{t, n.Client()}
