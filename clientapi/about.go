@@ -41,6 +41,9 @@ func (a *API) capabilities(_ context.Context, r *httpx.Request) (any, error) {
 		"m.3pid_changes":    enabled(a.o.Emails),
 		"m.get_login_token": enabled(true),
 	}
+	// MSC4140, under both its names.
+	delays := map[string]any{"max_delay_ms": a.o.MaxEventDelay.Milliseconds(), "max_scheduled": a.o.MaxDelayedEvents}
+	list["m.delayed_events"], list["org.matrix.msc4140.delayed_events"] = delays, delays
 	if r.Caller.Admin {
 		list["m.account_moderation"] = map[string]bool{"lock": true, "suspend": true}
 	}

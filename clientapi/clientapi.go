@@ -5,6 +5,7 @@ package clientapi
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"knock/clientapi/calls"
 	"knock/internal/account"
@@ -27,6 +28,9 @@ type Options struct {
 	PolicyKey      string            // of this server as a policy server, base64; "": it is none
 	Foci           []calls.Transport // services for calls of many, in /.well-known/matrix/client for clients that do not ask with a token
 	Features       []string          // unstable features that are served, such as org.matrix.msc4222
+
+	MaxEventDelay    time.Duration // of delayed events
+	MaxDelayedEvents int           // that a user may have waiting
 }
 
 // API serves what belongs to no noun.

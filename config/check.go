@@ -225,6 +225,12 @@ func (c *Config) checkCalls(fail func(path, format string, args ...any)) {
 			fail("calls.turn.ttl", "calls.turn.ttl is %s: write a time from 1m to 30d", turn.TTL)
 		}
 	}
+	if delay := time.Duration(c.Calls.MaxEventDelay); delay < time.Minute || delay > 366*24*time.Hour {
+		fail("calls.max_event_delay", "calls.max_event_delay is %s: write a time from 1m to 366d", c.Calls.MaxEventDelay)
+	}
+	if n := c.Calls.MaxDelayedEvents; n > 10_000 {
+		fail("calls.max_delayed_events", "calls.max_delayed_events is %d: write a number from 0 to 10000", n)
+	}
 	for _, service := range c.Calls.LiveKit {
 		if u, err := url.Parse(service); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 			fail("calls.livekit", "calls.livekit: %q is no URL, such as https://matrix-rtc.example.org/livekit/jwt", service)

@@ -240,6 +240,9 @@ type Room struct {
 type Calls struct {
 	TURN    TURN     `yaml:"turn" doc:"The relay for calls between two people whose networks let nothing through directly."`
 	LiveKit []string `yaml:"livekit" doc:"For calls of many: the URLs of the services that let users into a LiveKit server (lk-jwt-service), the preferred first. Published in /.well-known/matrix/client too."`
+
+	MaxEventDelay    Duration `yaml:"max_event_delay" doc:"The longest time for which clients may delay an event. Calls delay the word that somebody has left, so that it is sent when their client is gone."`
+	MaxDelayedEvents int      `yaml:"max_delayed_events" doc:"How many delayed events each user may have waiting; 0 turns them off."`
 }
 
 // TURN is a TURN server.
@@ -300,7 +303,7 @@ func Default() *Config {
 		Push:         Push{EmailDelay: Duration(10 * time.Minute)},
 		SMTP:         SMTP{Port: 587, Security: "starttls", Timeout: Duration(30 * time.Second)},
 		Room:         Room{DefaultVersion: "12"},
-		Calls:        Calls{TURN: TURN{TTL: Duration(24 * time.Hour)}},
+		Calls:        Calls{TURN: TURN{TTL: Duration(24 * time.Hour)}, MaxEventDelay: Duration(24 * time.Hour), MaxDelayedEvents: 100},
 		Presence:     Presence{Enabled: true},
 		Search:       Search{Enabled: true},
 		Logging:      Logging{Format: "text", Level: "info"},
@@ -328,6 +331,7 @@ func defaultClasses() map[string]Class {
 		"upload":     {PerSecond: 2, Burst: 30},
 		"profile":    {PerSecond: 1, Burst: 20},
 		"directory":  {PerSecond: 2, Burst: 30},
+		"delayed":    {PerSecond: 2, Burst: 60},
 		"ephemeral":  {PerSecond: 10, Burst: 60},
 		"keys":       {PerSecond: 10, Burst: 100},
 		"rendezvous": {PerSecond: 5, Burst: 60},

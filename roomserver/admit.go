@@ -38,8 +38,7 @@ type admission struct {
 	exclude string // the server that has the event already
 	policy  verdict
 
-	device, txn string // of an event of a local user
-	txnKey      []byte
+	origin // of an event of a local user
 }
 
 // admit applies the checks performed on receipt of a PDU (server-server API,
@@ -102,7 +101,7 @@ func (b *batch) admit(ctx context.Context, e *event.Event, a admission) (*draft,
 		acc.flags |= store.SoftFailed
 		return b.add(ctx, e, acc)
 	}
-	acc.device, acc.txn, acc.txnKey = a.device, a.txn, a.txnKey
+	acc.origin = a.origin
 	return b.add(ctx, e, acc)
 }
 

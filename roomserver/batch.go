@@ -63,17 +63,23 @@ func (r *room) begin() *batch {
 
 // accepted says how an event enters a room.
 type acceptance struct {
-	before      *store.Ref
-	flags       store.Flags
-	auth        []int64
-	state       auth.State // for participants
-	device, txn string
-	txnKey      []byte
-	replaces    *store.Stored // the outlier row that the event has already
-	missing     []string      // prev events that are not here
-	exclude     string        // a server that has the event already
-	fills       bool          // events that are here name it as a prev event
-	ord         *int64        // its place in history, for events that are not live
+	before *store.Ref
+	flags  store.Flags
+	auth   []int64
+	state  auth.State // for participants
+	origin
+	replaces *store.Stored // the outlier row that the event has already
+	missing  []string      // prev events that are not here
+	exclude  string        // a server that has the event already
+	fills    bool          // events that are here name it as a prev event
+	ord      *int64        // its place in history, for events that are not live
+}
+
+// origin is where the event of a local user comes from.
+type origin struct {
+	note   store.Note
+	txnKey []byte
+	also   func(tx *sqldb.Tx, eventID string) error // writes with the event, if it is live; may be nil
 }
 
 // add takes an event into the batch and moves the tip over it. Rejected and
@@ -147,8 +153,8 @@ func (b *batch) draft(ctx context.Context, e *event.Event, a acceptance) (*draft
 	case a.ord != nil:
 		row.Ord, row.HasOrd = *a.ord, true
 	}
-	d.stored = &store.Stored{Row: row, Event: e, Device: a.device, Txn: a.txn}
-	d.data = r.s.Store.Pack(e, a.device, a.txn)
+	d.stored = &store.Stored{Row: row, Note: a.note, Event: e}
+	d.data = r.s.Store.Pack(e, a.note)
 	return d, nil
 }
 
@@ -230,6 +236,9 @@ func (b *batch) prepare(ctx context.Context, d *draft, a acceptance) error {
 		if write := p.Prepare(accepted); write != nil {
 			d.writes = append(d.writes, write)
 		}
+	}
+	if a.also != nil {
+		d.writes = append(d.writes, func(tx *sqldb.Tx, _ int64) error { return a.also(tx, d.stored.ID) })
 	}
 	return nil
 }

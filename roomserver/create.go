@@ -309,6 +309,8 @@ type MembershipRequest struct {
 	Device, TxnID          string
 	TS                     int64 // origin_server_ts in ms; 0: now, unless Dated
 	Dated                  bool
+	Delay                  string // as of a SendRequest, like Also
+	Also                   func(tx *sqldb.Tx, eventID string) error
 }
 
 const authoriserKey = "join_authorised_via_users_server"

@@ -47,7 +47,7 @@ func (s *Server) inviteRemote(ctx context.Context, q SendRequest) (string, error
 		return "", err
 	}
 	return e.EventID(), s.retry(ctx, func() error {
-		return s.insertSigned(ctx, r.key, signed, admission{flags: store.Outgoing, policy: word})
+		return s.insertSigned(ctx, r.key, signed, admission{flags: store.Outgoing, policy: word, origin: q.origin(nil)})
 	})
 }
 

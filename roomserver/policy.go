@@ -253,7 +253,7 @@ func (s *Server) sendAsked(ctx context.Context, key store.RoomKey, q SendRequest
 	if err != nil {
 		return "", err
 	}
-	a := admission{flags: store.Outgoing, policy: word, device: q.Device, txn: q.TxnID, txnKey: txn}
+	a := admission{flags: store.Outgoing, policy: word, origin: q.origin(txn)}
 	return e.EventID(), s.retry(ctx, func() error { return s.insertSigned(ctx, key, e, a) })
 }
 

@@ -56,7 +56,7 @@ func (b *batch) redactionTarget(ctx context.Context, id string) (target *store.S
 func (b *batch) hollow(d *draft, by int64) {
 	e := d.stored
 	e.Event, e.RedactedBy = e.Event.Redact(), by
-	d.data = b.r.s.Store.Pack(e.Event, e.Device, e.Txn)
+	d.data = b.r.s.Store.Pack(e.Event, e.Note)
 }
 
 // redactEarly redacts an event of another server whose redaction came before it.

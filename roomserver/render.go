@@ -13,7 +13,7 @@ import (
 type Viewer struct{ User, Device string }
 
 // Render encodes events in the client format with what "unsigned" says to this
-// viewer: age, transaction_id, prev_content, membership, redacted_because.
+// viewer: age, transaction_id, delay_id, prev_content, membership, redacted_because.
 // withRoom includes room_id. extra, which may be nil, adds to each event's options.
 func (s *Server) Render(tx *sqldb.Tx, v Viewer, events []*store.Stored, withRoom bool, extra func(*store.Stored, *event.ClientOptions)) ([]json.RawMessage, error) {
 	now := s.Clock().UnixMilli()
@@ -22,6 +22,10 @@ func (s *Server) Render(tx *sqldb.Tx, v Viewer, events []*store.Stored, withRoom
 		o := event.ClientOptions{RoomID: withRoom, HasAge: true, Age: max(0, now-e.TS)}
 		if e.Txn != "" && e.Device == v.Device && e.Event.Sender() == v.User {
 			o.TransactionID = e.Txn
+		}
+		if e.Delay != "" && e.Event.Sender() == v.User {
+			id := json.RawMessage(event.AppendString(nil, e.Delay))
+			o.Extra = append(o.Extra, event.Field{Key: "delay_id", Value: id}, event.Field{Key: "org.matrix.msc4140.delay_id", Value: id})
 		}
 		if err := s.unsigned(tx, v, e, &o); err != nil {
 			return nil, err

@@ -24,6 +24,14 @@ type SendRequest struct {
 	Dated                bool   // TS was given
 	Device, TxnID        string // where TxnID is set, one device's same transaction makes one event
 	Path                 string // what the transaction id is scoped to beside the device: the endpoint's path
+	Delay                string // id of the delayed event that is sent (MSC4140); TxnID is empty then
+	// Also writes in the transaction of the event; its error fails the event. It may run more than once, and does not when
+	// the room says the same already. It may be nil.
+	Also func(tx *sqldb.Tx, eventID string) error
+}
+
+func (q *SendRequest) origin(txnKey []byte) origin {
+	return origin{note: store.Note{Device: q.Device, Txn: q.TxnID, Delay: q.Delay}, txnKey: txnKey, also: q.Also}
 }
 
 // Send builds an event on the newest state of a room, checks it, and returns its
@@ -126,8 +134,7 @@ func (b *batch) build(ctx context.Context, q SendRequest, key []byte) (*event.Ev
 		return nil, err
 	}
 	_, err = b.add(ctx, e, acceptance{
-		before: b.r.tip.state, flags: store.Outgoing, auth: sel.nids, state: sel.state,
-		device: q.Device, txn: q.TxnID, txnKey: key,
+		before: b.r.tip.state, flags: store.Outgoing, auth: sel.nids, state: sel.state, origin: q.origin(key),
 	})
 	return e, err
 }
@@ -138,14 +145,38 @@ func (r *room) buildEvent(ctx context.Context, q SendRequest) (*event.Event, *se
 	if err != nil {
 		return nil, nil, err
 	}
-	e, err := builder.Build(r.s.Signer)
-	if errors.Is(err, event.ErrTooLarge) {
-		return nil, nil, ErrTooLarge
-	}
+	e, err := r.s.finish(builder)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
+		return nil, nil, err
 	}
 	return e, sel, auth.Check(e, sel.state)
+}
+
+// CanBuild reports why nobody could send an event: it is too large, or not valid. What the room allows is not looked at.
+func (s *Server) CanBuild(ctx context.Context, q SendRequest) error {
+	key, err := s.Store.Room(ctx, q.RoomID)
+	if errors.Is(err, store.ErrNotFound) {
+		return ErrUnknownRoom
+	}
+	if err != nil {
+		return err
+	}
+	b := &event.Builder{Version: key.Version, Type: q.Type, Sender: q.Sender, RoomID: key.ID, StateKey: q.StateKey, Content: q.Content,
+		Redacts: q.Redacts, TS: q.TS, Depth: 1}
+	_, err = s.finish(b)
+	return err
+}
+
+// finish builds an event, with the errors of this package.
+func (s *Server) finish(b *event.Builder) (*event.Event, error) {
+	e, err := b.Build(s.Signer)
+	if errors.Is(err, event.ErrTooLarge) {
+		return nil, ErrTooLarge
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
+	}
+	return e, nil
 }
 
 // builder returns what an event on the tip is built from.

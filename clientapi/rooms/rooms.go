@@ -11,6 +11,7 @@ import (
 
 	"knock/internal/account"
 	"knock/internal/appservice"
+	"knock/internal/delayed"
 	"knock/internal/httpx"
 	"knock/internal/identity"
 	"knock/internal/matrixerr"
@@ -49,6 +50,10 @@ type Options struct {
 	Accounts *account.Service
 	// Events answers GET /events for all rooms; nil: only those of one room are told.
 	Events httpx.Handler
+	// Delayed keeps events until they are due; nil: none are.
+	Delayed *delayed.Service
+	// Limit takes from the allowance of a class; it may be nil.
+	Limit func(class, who string) *matrixerr.Error
 	// Search finds texts; nil: searching is turned off.
 	Search *search.Index
 	Log    *logrus.Entry // nil: silent
@@ -79,6 +84,9 @@ const (
 func (a *API) Routes() []httpx.Route {
 	rows := append(a.writeRoutes(), a.memberRoutes()...)
 	rows = append(rows, a.adminRoutes()...)
+	if a.o.Delayed != nil {
+		rows = append(rows, a.delayedRoutes()...)
+	}
 	return append(rows, a.readRoutes()...)
 }
 

@@ -22,33 +22,49 @@ const (
 )
 
 func (a *API) send(ctx context.Context, r *httpx.Request) (any, error) {
-	if r.Caller.Suspended && r.Vars["eventType"] != typeRedaction {
-		return nil, matrixerr.UserSuspended()
-	}
-	content, err := r.ObjectBytes()
-	if err != nil {
-		return nil, err
-	}
 	q := roomserver.SendRequest{
-		RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], Content: content,
+		RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"],
 		Device: r.Caller.DeviceID, TxnID: r.Vars["txnId"], Path: "send",
+	}
+	if delay, ok, err := delayOf(r); ok || err != nil {
+		return a.scheduleFrom(ctx, r, q, delay, err)
+	}
+	var err error
+	if q.Content, err = r.ObjectBytes(); err != nil {
+		return nil, err
 	}
 	if q.TS, q.Dated, err = massaged(r); err != nil {
 		return nil, err
 	}
+	id, err := a.sendMessage(ctx, r.Caller, q)
+	return eventID(id), err
+}
+
+// Deliver sends an event as its sender does who puts a message or state. It checks all but the shape of q.
+func (a *API) Deliver(ctx context.Context, c httpx.Caller, q roomserver.SendRequest) (id string, err error) {
+	if q.StateKey != nil {
+		return a.putStateAs(ctx, c, q)
+	}
+	return a.sendMessage(ctx, c, q)
+}
+
+func (a *API) sendMessage(ctx context.Context, c httpx.Caller, q roomserver.SendRequest) (id string, err error) {
+	if c.Suspended && q.Type != typeRedaction {
+		return "", matrixerr.UserSuspended()
+	}
 	if q.Type == typeRedaction {
-		q.Redacts = gjson.GetBytes(content, "redacts").Str
-		if err := a.mayRedact(ctx, r, q); err != nil {
-			return nil, err
+		q.Redacts = gjson.GetBytes(q.Content, "redacts").Str
+		if err := a.mayRedact(ctx, c, q); err != nil {
+			return "", err
 		}
 	}
 	if a.o.Check != nil {
 		if err := a.o.Check(ctx, q); err != nil {
-			return nil, err
+			return "", err
 		}
 	}
-	id, err := a.s.Send(ctx, q)
-	return eventID(id), failWrite(err)
+	id, err = a.s.Send(ctx, q)
+	return id, failWrite(err)
 }
 
 // massaged is the time that an application service gives an event, if it does (Application Service API, "Timestamp
@@ -80,7 +96,7 @@ func (a *API) redact(ctx context.Context, r *httpx.Request) (any, error) {
 		RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: typeRedaction, Content: content, Redacts: r.Vars["eventId"],
 		Device: r.Caller.DeviceID, TxnID: r.Vars["txnId"], Path: "redact",
 	}
-	if err := a.mayRedact(ctx, r, q); err != nil {
+	if err := a.mayRedact(ctx, r.Caller, q); err != nil {
 		return nil, err
 	}
 	id, err := a.s.Send(ctx, q)
@@ -90,7 +106,7 @@ func (a *API) redact(ctx context.Context, r *httpx.Request) (any, error) {
 // mayRedact checks what the auth rules leave to those who apply a redaction:
 // whether its sender may redact its target (client-server API, "Redactions").
 // Those who are suspended may redact what they sent themselves.
-func (a *API) mayRedact(ctx context.Context, r *httpx.Request, q roomserver.SendRequest) error {
+func (a *API) mayRedact(ctx context.Context, c httpx.Caller, q roomserver.SendRequest) error {
 	if q.Redacts == "" {
 		return matrixerr.BadJSON(`A redaction needs "redacts", the id of the event to redact`)
 	}
@@ -112,7 +128,7 @@ func (a *API) mayRedact(ctx context.Context, r *httpx.Request, q roomserver.Send
 		if target != nil && target.Sender() == q.Sender {
 			return nil
 		}
-		if r.Caller.Suspended {
+		if c.Suspended {
 			return matrixerr.UserSuspended()
 		}
 		powers, err := a.s.Powers(tx, v)
@@ -141,38 +157,46 @@ func (a *API) redacted(tx *sqldb.Tx, q roomserver.SendRequest) (*event.Event, er
 }
 
 func (a *API) putState(ctx context.Context, r *httpx.Request) (any, error) {
-	content, err := r.ObjectBytes()
-	if err != nil {
+	key := r.Vars["stateKey"]
+	q := roomserver.SendRequest{RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], StateKey: &key}
+	if delay, ok, err := delayOf(r); ok || err != nil {
+		return a.scheduleFrom(ctx, r, q, delay, err)
+	}
+	var err error
+	if q.Content, err = r.ObjectBytes(); err != nil {
 		return nil, err
 	}
-	key := r.Vars["stateKey"]
-	q := roomserver.SendRequest{RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], StateKey: &key, Content: content}
 	if q.TS, q.Dated, err = massaged(r); err != nil {
 		return nil, err
 	}
-	if r.Caller.Suspended && q.Type != typeMember {
-		return nil, matrixerr.UserSuspended()
+	id, err := a.putStateAs(ctx, r.Caller, q)
+	return eventID(id), err
+}
+
+func (a *API) putStateAs(ctx context.Context, c httpx.Caller, q roomserver.SendRequest) (id string, err error) {
+	if c.Suspended && q.Type != typeMember {
+		return "", matrixerr.UserSuspended()
 	}
 	send := a.s.Send
 	switch q.Type {
 	case "m.room.create":
-		return nil, matrixerr.InvalidParam("A room is created once: m.room.create cannot be sent")
+		return "", errCreate
 	case "m.room.power_levels":
-		if err := a.checkLevels(ctx, q.Sender, q.RoomID, content); err != nil {
-			return nil, err
+		if err := a.checkLevels(ctx, q.Sender, q.RoomID, q.Content); err != nil {
+			return "", err
 		}
 	case "m.room.canonical_alias":
-		if err := a.checkAliases(ctx, q.Sender, q.RoomID, content); err != nil {
-			return nil, err
+		if err := a.checkAliases(ctx, q.Sender, q.RoomID, q.Content); err != nil {
+			return "", err
 		}
 	case typeMember:
-		send = func(ctx context.Context, q roomserver.SendRequest) (string, error) {
-			return a.sendMember(ctx, r.Caller, q)
-		}
+		send = func(ctx context.Context, q roomserver.SendRequest) (string, error) { return a.sendMember(ctx, c, q) }
 	}
-	id, err := send(ctx, q)
-	return eventID(id), failWrite(err)
+	id, err = send(ctx, q)
+	return id, failWrite(err)
 }
+
+var errCreate = matrixerr.InvalidParam("A room is created once: m.room.create cannot be sent")
 
 // sendMember sends a membership event that the client composed. Those who are suspended may leave.
 func (a *API) sendMember(ctx context.Context, c httpx.Caller, q roomserver.SendRequest) (string, error) {
@@ -187,7 +211,8 @@ func (a *API) sendMember(ctx context.Context, c httpx.Caller, q roomserver.SendR
 	if !event.ValidUserID(*q.StateKey) {
 		return "", matrixerr.InvalidParam("The state key of a membership must be a user id")
 	}
-	m := roomserver.MembershipRequest{RoomID: q.RoomID, Sender: q.Sender, Target: *q.StateKey, Membership: membership, Content: content, TS: q.TS, Dated: q.Dated}
+	m := roomserver.MembershipRequest{RoomID: q.RoomID, Sender: q.Sender, Target: *q.StateKey, Membership: membership, Content: content, TS: q.TS, Dated: q.Dated,
+		Delay: q.Delay, Also: q.Also}
 	if c.Suspended && (membership != "leave" || m.Target != m.Sender) {
 		return "", matrixerr.UserSuspended()
 	}

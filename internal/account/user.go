@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sync"
 
+	"knock/internal/httpx"
 	"knock/internal/matrixerr"
 	"knock/internal/sqldb"
 )
@@ -59,6 +60,25 @@ func (s *Service) User(ctx context.Context, userID string) (User, error) {
 		return User{}, err
 	}
 	return s.user(ctx, local)
+}
+
+// Acting is a local user who acts without a session, as when something is due that they scheduled. Errors: M_NOT_FOUND,
+// M_USER_DEACTIVATED, M_USER_LOCKED, and that of an account that has ended.
+func (s *Service) Acting(ctx context.Context, userID string) (httpx.Caller, error) {
+	u, err := s.User(ctx, userID)
+	if err != nil {
+		return httpx.Caller{}, err
+	}
+	id := Identity{UserID: userID, Admin: u.Admin, Guest: u.Guest, Standing: s.standings.of(userID), Expired: s.expired(u.Expires, u.Admin)}
+	switch {
+	case u.Deactivated:
+		return httpx.Caller{}, matrixerr.UserDeactivated()
+	case id.Locked:
+		return httpx.Caller{}, matrixerr.UserLocked()
+	case id.Expired:
+		return httpx.Caller{}, matrixerr.UserExpired()
+	}
+	return id.Caller(), nil
 }
 
 // knownUsers remembers users who exist: they never go away.

@@ -104,7 +104,7 @@ func (w *world) fill(n int) {
 					return err
 				}
 				w.s.Store.Insert(tx, &store.Row{NID: nid, Room: p.room, Type: p.typ, Sender: p.sender, ID: id, Depth: 9, TS: ts,
-					Ord: nid, HasOrd: true, State: p.state, Flags: store.Backfilled}, w.s.Store.Pack(e, "", ""))
+					Ord: nid, HasOrd: true, State: p.state, Flags: store.Backfilled}, w.s.Store.Pack(e, store.Note{}))
 			}
 			return nil
 		}}))

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -47,28 +48,63 @@ func newCodec() *codec {
 	return &codec{enc: enc, dec: dec}
 }
 
-// note is what is kept beside an event's JSON, so that it costs no row and no
-// index: what the sending device of a local event is told about it, or the room
-// version of an outlier, which came when the room's version was only claimed.
-type note struct{ Device, Txn, Version string }
+// Note is what the sender of a local event, or the device that sent it, is told
+// about it.
+type Note struct {
+	Device, Txn string
+	Delay       string // id of the delayed event that it was (MSC4140); device and transaction are empty then
+}
 
-// pack returns the event_json bytes of an event. Canonical JSON holds no raw
-// control characters, so a newline ends it, or a carriage return before a version.
-func (c *codec) pack(json []byte, n note) []byte {
-	plain := json
+// note is what is kept beside an event's JSON, so that it costs no row and no
+// index: a Note, or the room version of an outlier, which came when the room's
+// version was only claimed.
+type note struct {
+	Note
+	Version string
+}
+
+// Canonical JSON holds no raw control characters, so one of these ends it and
+// says what follows.
+const (
+	beforeDevice  = '\n' // then another one, and a transaction
+	beforeVersion = '\r'
+	beforeDelay   = '\v'
+)
+
+func (n note) tail() string {
 	switch {
 	case n.Version != "":
-		plain = make([]byte, 0, len(json)+len(n.Version)+1)
-		plain = append(plain, json...)
-		plain = append(plain, '\r')
-		plain = append(plain, n.Version...)
-	case n != (note{}):
-		plain = make([]byte, 0, len(json)+len(n.Device)+len(n.Txn)+2)
-		plain = append(plain, json...)
-		plain = append(plain, '\n')
-		plain = append(plain, n.Device...)
-		plain = append(plain, '\n')
-		plain = append(plain, n.Txn...)
+		return string(beforeVersion) + n.Version
+	case n.Delay != "":
+		return string(beforeDelay) + n.Delay
+	case n.Note != Note{}:
+		return string(beforeDevice) + n.Device + string(beforeDevice) + n.Txn
+	}
+	return ""
+}
+
+// cutNote is the inverse of tail: it returns the JSON that came before it too.
+func cutNote(plain []byte) ([]byte, note) {
+	end := bytes.IndexAny(plain, string([]rune{beforeDevice, beforeVersion, beforeDelay}))
+	if end < 0 {
+		return plain, note{}
+	}
+	json, tail := plain[:end:end], string(plain[end+1:])
+	switch plain[end] {
+	case beforeVersion:
+		return json, note{Version: tail}
+	case beforeDelay:
+		return json, note{Note: Note{Delay: tail}}
+	}
+	device, txn, _ := strings.Cut(tail, string(beforeDevice))
+	return json, note{Note: Note{Device: device, Txn: txn}}
+}
+
+// pack returns the event_json bytes of an event.
+func (c *codec) pack(json []byte, n note) []byte {
+	plain := json
+	if tail := n.tail(); tail != "" {
+		plain = append(append(make([]byte, 0, len(json)+len(tail)), json...), tail...)
 	}
 	packed := c.enc.EncodeAll(plain, append(make([]byte, 0, len(plain)), codecZstd1))
 	if len(packed) <= len(plain) {
@@ -97,19 +133,14 @@ func (c *codec) unpack(data []byte) ([]byte, note, error) {
 	if err != nil {
 		return nil, note{}, err
 	}
-	json, rest, noted := bytes.Cut(plain, []byte{'\n'})
-	if !noted {
-		json, version, _ := bytes.Cut(plain, []byte{'\r'})
-		return json[:len(json):len(json)], note{Version: string(version)}, nil
-	}
-	device, txn, _ := bytes.Cut(rest, []byte{'\n'})
-	return json[:len(json):len(json)], note{Device: string(device), Txn: string(txn)}, nil
+	json, n := cutNote(plain)
+	return json, n, nil
 }
 
 // Pack returns the compressed form of an event for Write, made by the caller so
 // that the writer does not have to.
-func (s *Store) Pack(e *event.Event, device, txn string) []byte {
-	return s.codec.pack(e.JSON(), note{Device: device, Txn: txn})
+func (s *Store) Pack(e *event.Event, n Note) []byte {
+	return s.codec.pack(e.JSON(), note{Note: n})
 }
 
 // PackOutlier is Pack for an event whose room may turn out to have another

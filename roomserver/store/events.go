@@ -43,9 +43,9 @@ type Row struct {
 // Stored is an event with its row. It is immutable and shared.
 type Stored struct {
 	Row
-	Event       *event.Event
-	Device, Txn string // of the local sender
-	Erased      bool   // a redacted copy for who may not see what an erased sender wrote
+	Note
+	Event  *event.Event
+	Erased bool // a redacted copy for who may not see what an erased sender wrote
 }
 
 const eventColumns = `e.nid, e.room, e.id, e.tuple, e.type, e.sender, e.depth, e.ts, e.flags, e.pos, e.ord, e.state, e.redacted_by, e.auth`
@@ -182,7 +182,7 @@ func (s *Store) unpackEvent(v *event.Version, p packedEvent) (*Stored, error) {
 		return nil, fmt.Errorf("event %d: %w", p.row.NID, err)
 	}
 	p.row.ID = id
-	return &Stored{Row: p.row, Event: e, Device: n.Device, Txn: n.Txn}, nil
+	return &Stored{Row: p.row, Note: n.Note, Event: e}, nil
 }
 
 // Event returns one event by its number, or ErrNotFound.
@@ -317,7 +317,7 @@ func (s *Store) Redact(tx *sqldb.Tx, target *Stored, by int64) (*Stored, error) 
 	if _, err := tx.Exec(setRedacted, target.NID, by); err != nil {
 		return nil, err
 	}
-	packed := s.Pack(redacted.Event, target.Device, target.Txn)
+	packed := s.Pack(redacted.Event, target.Note)
 	if target.Flags&Outlier != 0 {
 		packed = s.PackOutlier(redacted.Event)
 	}

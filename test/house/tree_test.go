@@ -86,7 +86,7 @@ var ground = []string{"internal/stream", "internal/sqldb", "internal/matrixerr",
 	"internal/limits", "internal/clock", "internal/schema", "internal/fold", "internal/mail", "internal/glob", "internal/webpage"}
 
 var domain = []string{"roomserver", "internal/account", "internal/ephemeral", "internal/pushrules", "internal/e2ee",
-	"internal/relations", "internal/userdir", "internal/reports", "internal/appservice", "internal/pushers", "internal/identity", "internal/sso", "internal/search", "internal/threads", "internal/policy"}
+	"internal/relations", "internal/userdir", "internal/reports", "internal/appservice", "internal/pushers", "internal/identity", "internal/sso", "internal/search", "internal/threads", "internal/policy", "internal/delayed"}
 
 // rings are searched in order; the first that fits a package rules it.
 var rings = []ring{

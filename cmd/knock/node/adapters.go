@@ -13,6 +13,7 @@ import (
 	"knock/federationapi/client"
 	"knock/federationapi/send"
 	"knock/internal/account"
+	"knock/internal/delayed"
 	"knock/internal/ephemeral"
 	"knock/internal/pushrules"
 	"knock/internal/sqldb"
@@ -208,6 +209,19 @@ func (h deviceHooks) each(call func(account.DeviceHook) (func(), error)) (func()
 			fn()
 		}
 	}, nil
+}
+
+// deactivations are the parts that hear of accounts that end.
+type deactivations struct {
+	*roomserver.Server
+	delayed *delayed.Service
+}
+
+func (d deactivations) UserDeactivating(tx *sqldb.Tx, userID string) error {
+	if err := d.delayed.UserDeactivating(tx, userID); err != nil {
+		return err
+	}
+	return d.Server.UserDeactivating(tx, userID)
 }
 
 // presentMembers tells the push rules who is still in a room.

@@ -34,6 +34,7 @@ import (
 	"knock/federationapi/send"
 	"knock/internal/account"
 	"knock/internal/appservice"
+	"knock/internal/delayed"
 	"knock/internal/e2ee"
 	"knock/internal/ephemeral"
 	"knock/internal/httpx"
@@ -47,6 +48,7 @@ import (
 	"knock/internal/relations"
 	"knock/internal/reports"
 	"knock/internal/search"
+	"knock/internal/sqldb"
 	"knock/internal/sso"
 	"knock/internal/threads"
 	"knock/internal/userdir"
@@ -80,6 +82,7 @@ type parts struct {
 	search   *search.Index
 	threads  *threads.Subscriptions
 	media    *mediaapi.Media
+	delayed  *delayed.Service
 
 	typing   *ephemeral.Typing
 	receipts *ephemeral.Receipts
@@ -148,7 +151,8 @@ func (n *Node) wire(context.Context) error {
 	p.threads = threads.New(p.rooms)
 	p.account.OnProfileChange(p.rooms)
 	p.account.OnUnknownUser(p.services.AskUser)
-	p.account.OnDeactivate(p.rooms)
+	p.delayed = n.newDelayed()
+	p.account.OnDeactivate(deactivations{p.rooms, p.delayed})
 	if p.media, err = n.newMedia(); err != nil {
 		return err
 	}
@@ -209,6 +213,7 @@ func (n *Node) components() []component {
 	list := []component{
 		{"account", n.parts.account.Run},
 		{"rooms", n.parts.rooms.Run},
+		{"delayed", n.parts.delayed.Run},
 		{"e2ee", n.parts.e2ee.Run},
 		{"services", n.parts.services.Run},
 		{"users", n.parts.users.Run},
@@ -407,6 +412,37 @@ func (n *Node) newJudge() *policy.Judge {
 		DenyUsers: c.DenyUsers, DenyServers: c.DenyServers, DenyPhrases: c.DenyPhrases, MaxMentions: c.MaxMentions})
 }
 
+func (n *Node) newDelayed() *delayed.Service {
+	c := n.cfg.Calls
+	return delayed.New(delayed.Options{DB: n.db, Send: n.sendDelayed, MaxDelay: time.Duration(c.MaxEventDelay), MaxCount: c.MaxDelayedEvents,
+		Log: n.logs.Component("delayed"), Registerer: n.metrics})
+}
+
+// sendDelayed sends an event that its user scheduled, as if they did it now.
+func (n *Node) sendDelayed(ctx context.Context, e *delayed.Event, also func(tx *sqldb.Tx, eventID string) error) (string, error) {
+	caller, err := n.parts.account.Acting(ctx, e.User)
+	if err != nil {
+		return "", err
+	}
+	caller.DeviceID, caller.AppService = e.Device, e.Service
+	if err := clientapi.RateLimit(n.parts.limiter, n.parts.services)("message", caller, ""); err != nil {
+		return "", err
+	}
+	q := roomserver.SendRequest{RoomID: e.Room, Sender: e.User, Type: e.Type, StateKey: e.StateKey, Content: e.Content, Delay: e.ID, Also: also}
+	if e.TS != nil {
+		q.TS, q.Dated = *e.TS, true
+	}
+	return n.parts.roomsAPI.Deliver(ctx, caller, q)
+}
+
+// delayedFeatures are what /versions names of delayed events (MSC4140), where there are any.
+func (n *Node) delayedFeatures() []string {
+	if n.parts.delayed.MaxCount() == 0 {
+		return nil
+	}
+	return []string{"org.matrix.msc4140", "org.matrix.msc4140.stable"}
+}
+
 // searchIndex is the search index if people may search, else nil.
 func (n *Node) searchIndex() *search.Index {
 	if !n.cfg.Search.Enabled {
@@ -476,7 +512,7 @@ func (n *Node) syncPosition(token string) (int64, bool) {
 func (n *Node) newRoomsAPI() *roomsapi.API {
 	p := &n.parts
 	o := roomsapi.Options{ServerName: n.cfg.ServerName, Services: p.services, Rooms: p.rooms, DB: n.db, Hub: n.hub, SyncPosition: n.syncPosition,
-		Accounts: p.account, Events: p.sync.Events, Replaced: n.takeAlong, Search: n.searchIndex(), Bundle: p.related.Extra, Related: p.related.Related, Check: p.index.Check, Log: n.logs.Component("rooms")}
+		Accounts: p.account, Events: p.sync.Events, Replaced: n.takeAlong, Delayed: p.delayed, Limit: p.limiter.Allow, Search: n.searchIndex(), Bundle: p.related.Extra, Related: p.related.Related, Check: p.index.Check, Log: n.logs.Component("rooms")}
 	if n.cfg.Identity.Enabled {
 		o.Identity = p.identity
 	}
@@ -579,7 +615,8 @@ func (n *Node) newAbout() *clientapi.API {
 	s := n.cfg.Support
 	return clientapi.New(clientapi.Options{PublicBaseURL: n.cfg.PublicBaseURL, DelegatedTo: n.cfg.Federation.PublicAddress,
 		SupportEmail: s.Email, SupportUser: s.MatrixID, SupportPage: s.Page,
-		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: slices.Concat(features, n.parts.rendezvous.Features()),
+		RoomVersions: event.Versions(), DefaultVersion: n.cfg.Room.DefaultVersion, Features: slices.Concat(features, n.parts.rendezvous.Features(), n.delayedFeatures()),
+		MaxEventDelay: n.parts.delayed.MaxDelay(), MaxDelayedEvents: n.parts.delayed.MaxCount(),
 		Emails: n.parts.mail != nil, PolicyKey: n.policyPublic(), Foci: n.callOptions().Transports()})
 }
 
