@@ -79,7 +79,7 @@ func RateLimit(l *limits.Limiter, services *appservice.Services) func(class stri
 		case caller.Origin != "":
 			return l.Allow(class, caller.Origin)
 		}
-		return l.Allow(class, ip)
+		return l.Allow(class, limits.Source(ip))
 	}
 }
 

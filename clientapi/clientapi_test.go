@@ -49,7 +49,8 @@ func TestRateLimitKeys(t *testing.T) {
 		caller httpx.Caller
 		ip     string
 		free   bool
-	}{{alice, "1", true}, {bob, "1", true}, {alice, "2", false}, {httpx.Caller{}, "1", true}, {httpx.Caller{}, "1", false}, {httpx.Caller{Origin: "y"}, "1", true}} {
+	}{{alice, "1", true}, {bob, "1", true}, {alice, "2", false}, {httpx.Caller{}, "1", true}, {httpx.Caller{}, "1", false}, {httpx.Caller{Origin: "y"}, "1", true},
+		{httpx.Caller{}, "2001:db8:1:2::1", true}, {httpx.Caller{}, "2001:db8:1:2:ffff::9", false}, {httpx.Caller{}, "2001:db8:1:3::1", true}} {
 		if free := hook("x", c.caller, c.ip) == nil; free != c.free {
 			t.Errorf("call %d: %v", i, free)
 		}

@@ -130,8 +130,7 @@ func (a *API) readBody(r *httpx.Request) ([]byte, error) {
 	return r.Bytes()
 }
 
-// network is an address as it is counted: one host has a /64 of IPv6 addresses at least. A private one has no name: it
-// is a proxy's, behind which everybody is.
+// network is an address as it is counted. A private one has no name: it is a proxy's, behind which everybody is.
 func network(ip string) string {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {
@@ -140,10 +139,7 @@ func network(ip string) string {
 	if addr = addr.Unmap().WithZone(""); addr.IsPrivate() || addr.IsLoopback() || addr.IsLinkLocalUnicast() {
 		return ""
 	}
-	if prefix, err := addr.Prefix(64); err == nil && addr.Is6() {
-		return prefix.String()
-	}
-	return addr.String()
+	return limits.Source(ip)
 }
 
 // bounded lets a handler work on only so many requests of one server.

@@ -77,6 +77,32 @@ func TestGuessing(t *testing.T) {
 	})
 }
 
+// TestGuessingTellsNothing: who tries too much hears the same of addresses and names that somebody has and that nobody has.
+func TestGuessingTellsNothing(t *testing.T) {
+	o := limited(open, map[string]limits.Class{"password": {PerSecond: 0.1, Burst: 2}})
+	eachMade(t, o, func(t *testing.T, n *node) {
+		withEmail(n, "alice", "alice@example.com")
+		try := func(status int, identifier string) {
+			t.Helper()
+			n.expect(status, map[int]string{403: "M_FORBIDDEN", 429: "M_LIMIT_EXCEEDED"}[status], "", "POST", v3+"/login",
+				fmt.Sprintf(`{"type":"m.login.password","identifier":%s,"password":"wrong"}`, identifier))
+		}
+		email := func(address string) string {
+			return fmt.Sprintf(`{"type":"m.id.thirdparty","medium":"email","address":%q}`, address)
+		}
+		for _, address := range []string{"alice@example.com", "nobody@example.com", "somebody@example.com"} {
+			try(403, email(address))
+			try(403, email(strings.ToUpper(address)))
+			try(429, email(address))
+		}
+		for _, name := range []string{"alice", "nobody"} { // the name of an address that was tried too much, and another
+			try(403, fmt.Sprintf(`{"type":"m.id.user","user":%q}`, name))
+		}
+		n.expect(403, "M_FORBIDDEN", "", "POST", v3+"/login", `{"type":"m.login.password","medium":"email","address":"old@example.com","password":"wrong"}`)
+		n.expect(403, "M_FORBIDDEN", "", "POST", v3+"/login", `{"type":"m.login.password","user":"old","password":"wrong"}`)
+	})
+}
+
 // TestMailsOfPages: the page of the e-mail stage sends no more e-mails than the endpoints for clients, and none where there is no
 // such stage.
 func TestMailsOfPages(t *testing.T) {
@@ -140,6 +166,23 @@ func TestResetEndsOthers(t *testing.T) {
 		}
 		if _, err := n.accounts.LoginByToken(ctx, token, account.NewDevice{}); err == nil {
 			t.Error("a login token is good after a log-out everywhere")
+		}
+	})
+}
+
+// TestOpenIDOfLocked: a locked account is nobody's elsewhere.
+func TestOpenIDOfLocked(t *testing.T) {
+	each(t, open, func(t *testing.T, n *node) {
+		n.register("alice")
+		token, _, err := n.accounts.OpenIDToken(t.Context(), "@alice:hs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.accounts.SetLocked(t.Context(), "@alice:hs", true); err != nil {
+			t.Fatal(err)
+		}
+		if user, err := n.accounts.OpenIDUser(t.Context(), token); err == nil {
+			t.Error(user)
 		}
 	})
 }

@@ -105,7 +105,7 @@ const (
 	limitProfile  = "profile"
 	limitLookup   = "directory"
 	limitSSO      = "sso"
-	limitPassword = "password" // by user whose password is tried, wherever that comes from
+	limitPassword = "password" // by name or address with which a password is tried
 	limitEmail    = "email"    // by address that asks, and by address that gets the e-mail
 )
 
@@ -196,7 +196,7 @@ func (a *API) verifyProof(userID string) func(context.Context, *account.UIASessi
 		if user == "" {
 			user = userID
 		}
-		if err := a.guess(user); err != nil {
+		if err := a.guess(userID); err != nil {
 			return err
 		}
 		local, err := a.accounts.VerifyPassword(ctx, user, auth.Password)
@@ -211,11 +211,23 @@ func (a *API) verifyProof(userID string) func(context.Context, *account.UIASessi
 	}
 }
 
-// guess takes one of the attempts at a user's password. Users who do not exist have as many.
-func (a *API) guess(user string) error {
-	name := strings.TrimSuffix(strings.TrimPrefix(strings.ToLower(user), "@"), ":"+a.accounts.ServerName())
+// guess takes one of the attempts at a password, which are counted by whose it is said to be. What somebody typed is what counts,
+// not the user behind it: limits must not tell who has an address.
+func (a *API) guess(typed string) error {
+	name := strings.TrimSuffix(strings.TrimPrefix(strings.ToLower(typed), "@"), ":"+a.accounts.ServerName())
 	if e := a.o.Limit(limitPassword, name[:min(len(name), maxGuessed)]); e != nil {
 		return e
 	}
 	return nil
+}
+
+// typed is what an identifier says, in the form in which it is counted.
+func (i identifier) typed(legacy string) string {
+	switch i.Type {
+	case "":
+		return legacy
+	case "m.id.thirdparty":
+		return i.Medium + " " + canonicalAddress(i.Medium, i.Address)
+	}
+	return i.User
 }

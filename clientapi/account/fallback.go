@@ -11,6 +11,7 @@ import (
 
 	"knock/internal/account"
 	"knock/internal/httpx"
+	"knock/internal/limits"
 	"knock/internal/mail"
 	"knock/internal/matrixerr"
 	"knock/internal/webpage"
@@ -149,7 +150,7 @@ func (a *API) emailByPage(ctx context.Context, r *httpx.Request, s *account.UIAS
 	if err != nil {
 		return matrixerr.InvalidParam("This is not an e-mail address such as alice@example.org").With(err)
 	}
-	for _, who := range []string{r.ClientIP(), canonical} { // as the endpoints for clients do
+	for _, who := range []string{limits.Source(r.ClientIP()), canonical} { // as the endpoints for clients do
 		if e := a.o.Limit(limitEmail, who); e != nil {
 			return e
 		}

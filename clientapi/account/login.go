@@ -110,7 +110,7 @@ func (a *API) login(ctx context.Context, r *httpx.Request) (any, error) {
 	if req.Type == loginService {
 		return a.loginByService(ctx, r, user, device)
 	}
-	if err := a.guess(user); err != nil {
+	if err := a.guess(id.typed(req.User)); err != nil {
 		return nil, err
 	}
 	l, err := a.accounts.Login(ctx, user, req.Password, device)

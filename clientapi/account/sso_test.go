@@ -351,7 +351,7 @@ func TestSSOAdoptLocalpart(t *testing.T) {
 func TestSSOAdoptEmail(t *testing.T) {
 	eachSSO(t, Options{}, func(p *sso.Provider) { p.Adopt, p.ExistingOnly = sso.AdoptEmail, true }, func(t *testing.T, n *signOn) {
 		n.browser().shows(403, "no account on hs yet", ssoStart(client), nil)
-		n.withEmail("ali", "alice@example.com")
+		withEmail(n.node, "ali", "alice@example.com")
 		n.idp.Set(func(p *ssotest.Provider) { p.Person["email_verified"] = false })
 		n.browser().shows(403, "no account on hs yet", ssoStart(client), nil)
 		n.idp.Set(func(p *ssotest.Provider) { p.Person["email_verified"], p.Person["email"] = true, "Alice@Example.com" })
@@ -362,7 +362,7 @@ func TestSSOAdoptEmail(t *testing.T) {
 }
 
 // withEmail makes a user with a confirmed address.
-func (n *signOn) withEmail(name, address string) {
+func withEmail(n *node, name, address string) {
 	n.t.Helper()
 	ctx := n.t.Context()
 	q := account.ValidationRequest{Purpose: account.ToRegister, Address: address, ClientSecret: "secret", Attempt: 1}

@@ -23,7 +23,8 @@ func (s *Service) OpenIDToken(ctx context.Context, userID string) (token string,
 	return token, openIDLifetime, err
 }
 
-// OpenIDUser is the user who made an OpenID token; 401 M_UNKNOWN_TOKEN when it is unknown or has expired.
+// OpenIDUser is the user who made an OpenID token; 401 M_UNKNOWN_TOKEN when it is unknown or has
+// expired, or the account is locked.
 func (s *Service) OpenIDUser(ctx context.Context, token string) (string, error) {
 	unknown := matrixerr.UnknownToken("This OpenID token is not known here or has expired", false)
 	if len(token) > maxTokenLength {
@@ -38,6 +39,9 @@ func (s *Service) OpenIDUser(ctx context.Context, token string) (string, error) 
 		return "", unknown
 	case err != nil:
 		return "", err
+	}
+	if s.standings.of(s.userID(string(local))).Locked {
+		return "", unknown
 	}
 	return s.userID(string(local)), nil
 }

@@ -2,6 +2,7 @@
 package limits
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 
@@ -76,4 +77,17 @@ func (l *Limiter) bucket(k key, c Class) *rate.Limiter {
 	b := rate.NewLimiter(rate.Limit(c.PerSecond), max(c.Burst, 1))
 	l.buckets.Put(k, b)
 	return b
+}
+
+// Source is an address as it is counted: one host has a /64 of IPv6 addresses at least.
+func Source(ip string) string {
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return ip
+	}
+	addr = addr.Unmap().WithZone("")
+	if prefix, err := addr.Prefix(64); err == nil && addr.Is6() {
+		return prefix.String()
+	}
+	return addr.String()
 }

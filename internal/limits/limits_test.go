@@ -45,3 +45,12 @@ func TestBounded(t *testing.T) {
 		t.Errorf("%d buckets", n)
 	}
 }
+
+func TestSource(t *testing.T) {
+	for ip, want := range map[string]string{"192.0.2.7": "192.0.2.7", "::ffff:192.0.2.7": "192.0.2.7", "2001:db8:1:2:3::4": "2001:db8:1:2::/64",
+		"fe80::1%eth0": "fe80::/64", "nonsense": "nonsense", "": ""} {
+		if got := Source(ip); got != want {
+			t.Errorf("%q: %q, want %q", ip, got, want)
+		}
+	}
+}
