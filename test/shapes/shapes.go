@@ -1,7 +1,8 @@
 // Package shapes owns what answers of the Matrix specification look like, and compares answers with that. It is for
 // tests: those of package hstest compare every JSON answer that their nodes give.
 //
-// responses.tsv has a line for each endpoint and status with a JSON body. A shape is JSON too:
+// responses.tsv has a line for each endpoint and status with a JSON body. Command renew, beside this package, makes it from
+// the OpenAPI files of a version of the specification; nothing in it is written by hand. A shape is JSON too:
 //
 //	"string", "integer", "number", "boolean", "null", "object", "any"   a value of that type
 //	"string:a|b"                                                        one of these texts
