@@ -21,7 +21,8 @@ func (p *program) user() *cobra.Command {
 		p.userStanding("unlock", "Let a locked account be used again", "is unlocked"),
 		p.userStanding("renew", "Let an account be good for another account_validity.period", "is renewed"),
 		p.userStanding("suspend", "Let an account read, leave rooms and redact its own messages, and not much more", "is suspended"),
-		p.userStanding("unsuspend", "End a suspension", "is not suspended"))
+		p.userStanding("unsuspend", "End a suspension", "is not suspended"),
+		p.userConnections(), p.userConnect(), p.userDisconnect())
 	return c
 }
 
@@ -86,6 +87,39 @@ func (p *program) userStanding(do, short, done string) *cobra.Command {
 		}
 		return err
 	}}
+}
+
+func (p *program) userConnections() *cobra.Command {
+	return &cobra.Command{Use: "connections <name>", Short: "Print who a user is at identity providers: issuer and subject", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			list, err := p.send(c, node.Command{Do: "user connections", User: args[0]})
+			if err == nil && list != "" {
+				fmt.Fprintln(c.OutOrStdout(), list)
+			}
+			return err
+		}}
+}
+
+func (p *program) userConnect() *cobra.Command {
+	return &cobra.Command{Use: "connect <name> <provider> <subject>", Short: "Let a person at an identity provider sign in to an account", Args: cobra.ExactArgs(3),
+		RunE: func(c *cobra.Command, args []string) error {
+			user, err := p.send(c, node.Command{Do: "user connect", User: args[0], Provider: args[1], Subject: args[2]})
+			if err == nil {
+				fmt.Fprintln(c.OutOrStdout(), user+" is connected")
+			}
+			return err
+		}}
+}
+
+func (p *program) userDisconnect() *cobra.Command {
+	return &cobra.Command{Use: "disconnect <name> <provider>", Short: "Let nobody at an identity provider sign in to an account; its sessions stay", Args: cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			user, err := p.send(c, node.Command{Do: "user disconnect", User: args[0], Provider: args[1]})
+			if err == nil {
+				fmt.Fprintln(c.OutOrStdout(), user+" is disconnected")
+			}
+			return err
+		}}
 }
 
 func (p *program) token() *cobra.Command {

@@ -116,6 +116,44 @@ func (s *Service) LinkExternal(ctx context.Context, userID string, e External) e
 	})
 }
 
+// Externals are the persons at identity providers whose account a user is.
+func (s *Service) Externals(ctx context.Context, userID string) (list []External, err error) {
+	local, err := s.ours(userID)
+	if err != nil {
+		return nil, err
+	}
+	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
+		var u User
+		if err := readUser(tx, local, &u); err != nil {
+			return err
+		}
+		list, err = sqldb.Collect(tx, externalList, func(r *sqldb.Rows) (e External, err error) {
+			var issuer, subject []byte
+			err = r.Scan(&issuer, &subject)
+			return External{string(issuer), string(subject)}, err
+		}, local)
+		return err
+	})
+	return list, err
+}
+
+// UnlinkExternal undoes LinkExternal, for accounts that have ended too. Sessions stay. M_NOT_FOUND when there is nothing to undo.
+func (s *Service) UnlinkExternal(ctx context.Context, userID, issuer string) error {
+	local, err := s.ours(userID)
+	if err != nil {
+		return err
+	}
+	var gone int64
+	err = s.db.Do(ctx, &sqldb.Op{Name: "account.unlinkExternal", Write: func(tx *sqldb.Tx, _ int64) (err error) {
+		gone, err = tx.Exec(externalDelete, local, issuer)
+		return err
+	}})
+	if err == nil && gone == 0 {
+		err = matrixerr.NotFound("This account is not connected to that identity provider")
+	}
+	return err
+}
+
 func (s *Service) writeExternal(tx *sqldb.Tx, local string, e External) error {
 	_, err := tx.Exec(externalInsert, e.Issuer, e.Subject, local, s.now())
 	return err

@@ -149,6 +149,10 @@ var (
 		`SELECT localpart FROM external_ids WHERE issuer = $1 AND subject = $2`)
 	externalIssuers = sqldb.Register("account.externalIssuers",
 		`SELECT issuer FROM external_ids WHERE localpart = $1 ORDER BY issuer`)
+	externalList = sqldb.Register("account.externalList",
+		`SELECT issuer, subject FROM external_ids WHERE localpart = $1 ORDER BY issuer`)
+	externalDelete = sqldb.Register("account.externalDelete",
+		`DELETE FROM external_ids WHERE localpart = $1 AND issuer = $2`)
 	externalInsert = sqldb.Register("account.externalInsert",
 		`INSERT INTO external_ids (issuer, subject, localpart, added) VALUES ($1, $2, $3, $4)`)
 

@@ -22,12 +22,14 @@ import (
 // directory, which only its owner can open, or of one opened for the purpose.
 type Command struct {
 	// Do is "user add", "user passwd", "user deactivate", "user lock", "user unlock", "user suspend", "user unsuspend", "user renew",
-	// "token create", "search rebuild" or "doctor federation".
+	// "user connections", "user connect", "user disconnect", "token create", "search rebuild" or "doctor federation".
 	Do       string        `json:"do"`
 	User     string        `json:"user,omitempty"`
 	Password string        `json:"password,omitempty"`
 	Admin    bool          `json:"admin,omitempty"`
 	Erase    bool          `json:"erase,omitempty"`
+	Provider string        `json:"provider,omitempty"` // its id, or its issuer
+	Subject  string        `json:"subject,omitempty"`  // of a person there
 	Token    string        `json:"token,omitempty"`
 	Uses     *int64        `json:"uses,omitempty"`
 	Lifetime time.Duration `json:"lifetime,omitempty"`
@@ -69,6 +71,8 @@ func (n *Node) Execute(ctx context.Context, c Command) (Result, error) {
 	case "user suspend", "user unsuspend":
 		user := n.userID(c.User)
 		return Result{Made: user}, accounts.SetSuspended(ctx, user, c.Do == "user suspend")
+	case "user connections", "user connect", "user disconnect":
+		return n.connections(ctx, c)
 	case "token create":
 		t := account.RegistrationToken{Token: c.Token, UsesAllowed: c.Uses}
 		if c.Lifetime > 0 {

@@ -2,12 +2,15 @@ package node
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 
 	"knock/config"
 	"knock/federationapi/client"
+	"knock/internal/account"
 	"knock/internal/sso"
 )
 
@@ -34,6 +37,47 @@ func (n *Node) newSSO() (*sso.Service, error) {
 		return nil, fmt.Errorf("sso.trusted_clients: %w", err)
 	}
 	return s, nil
+}
+
+// connections does a command about what a user is at identity providers.
+func (n *Node) connections(ctx context.Context, c Command) (Result, error) {
+	user := n.userID(c.User)
+	switch c.Do {
+	case "user connect":
+		if len(c.Subject) == 0 {
+			return Result{}, errors.New("name the person at the provider: the sub of its ID tokens")
+		}
+		issuer, err := n.issuer(c.Provider)
+		if err != nil {
+			return Result{}, err
+		}
+		return Result{Made: user}, n.parts.account.LinkExternal(ctx, user, account.External{Issuer: issuer, Subject: c.Subject})
+	case "user disconnect":
+		issuer, err := n.issuer(c.Provider)
+		if err != nil {
+			return Result{}, err
+		}
+		return Result{Made: user}, n.parts.account.UnlinkExternal(ctx, user, issuer)
+	}
+	list, err := n.parts.account.Externals(ctx, user)
+	lines := make([]string, len(list))
+	for i, e := range list {
+		lines[i] = e.Issuer + " " + e.Subject
+	}
+	return Result{Made: strings.Join(lines, "\n")}, err
+}
+
+// issuer is that of a provider, which may be gone from the configuration when it is named by its issuer.
+func (n *Node) issuer(provider string) (string, error) {
+	for _, p := range n.cfg.SSO.Providers {
+		if p.ID == provider {
+			return p.Issuer, nil
+		}
+	}
+	if strings.Contains(provider, "://") {
+		return provider, nil
+	}
+	return "", fmt.Errorf("sso.providers has no %q: write the id of a provider, or an issuer's URL", provider)
 }
 
 func identityProvider(p config.Provider) (sso.Provider, error) {
