@@ -67,6 +67,7 @@ func (c *Config) check() []string {
 	c.checkSSO(fail)
 	c.checkCalls(fail)
 	c.checkPreviews(fail)
+	c.checkNotices(fail)
 	for _, name := range slices.Sorted(maps.Keys(c.Logging.Levels)) {
 		if _, err := obs.ParseLevel(c.Logging.Levels[name]); err != nil {
 			fail(join("logging.levels", name), "logging.levels.%s: %s", name, err)
@@ -258,6 +259,18 @@ func (c *Config) checkPreviews(fail func(path, format string, args ...any)) {
 		if !languageRange.MatchString(l) {
 			fail("media.url_previews.languages", "media.url_previews.languages: %q is no language, such as en, pt-BR or en;q=0.5", l)
 		}
+	}
+}
+
+var localpart = regexp.MustCompile(`^[a-z0-9._=/+-]{1,100}$`)
+
+func (c *Config) checkNotices(fail func(path, format string, args ...any)) {
+	n := c.Notices
+	if n.Localpart != "" && !localpart.MatchString(n.Localpart) {
+		fail("server_notices.localpart", "server_notices.localpart is %q: write a name of a-z, 0-9 and ._=/+-, without @ and the server's name", n.Localpart)
+	}
+	if n.Avatar != "" && !strings.HasPrefix(n.Avatar, "mxc://") {
+		fail("server_notices.avatar", "server_notices.avatar is %q: upload a picture and write its address, such as mxc://example.org/abc", n.Avatar)
 	}
 }
 

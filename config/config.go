@@ -28,6 +28,7 @@ type Config struct {
 	Identity      Identity     `yaml:"identity_servers" doc:"Servers that know whose an e-mail address is. A user who invites an address chooses one and brings a token for it."`
 	SMTP          SMTP         `yaml:"smtp" doc:"The server through which e-mails to users go. Without it none are sent."`
 	Room          Room         `yaml:"room" doc:"Rooms made here."`
+	Notices       Notices      `yaml:"server_notices" doc:"What administrators tell users, in a room of its own for each. docs/operations.md says how."`
 	Calls         Calls        `yaml:"calls" doc:"Audio and video calls. docs/calls.md says what to set up for them."`
 	PolicyServer  PolicyServer `yaml:"policy_server" doc:"Being a policy server: rooms that name this server have it decide which events are recommended. docs/policy.md says more."`
 	Presence      Presence     `yaml:"presence" doc:"Who is online."`
@@ -236,6 +237,15 @@ type Room struct {
 	DefaultVersion string `yaml:"default_version" enum:"1,2,3,4,5,6,7,8,9,10,11,12" doc:"Version of a new room when the client asks for none."`
 }
 
+// Notices is how server notices look.
+type Notices struct {
+	Localpart   string `yaml:"localpart" doc:"Name of the user who sends them, such as _server for @_server:example.org. It is made for that, and nobody can register it. Empty turns notices off."`
+	DisplayName string `yaml:"display_name" doc:"What that user is called."`
+	Avatar      string `yaml:"avatar" doc:"Picture of the user and of the rooms: the mxc:// URI of an uploaded file."`
+	RoomName    string `yaml:"room_name" doc:"What the rooms are called. Rooms that are there get a new name with their next notice."`
+	AutoJoin    bool   `yaml:"auto_join" doc:"Join users at once. Otherwise they are invited, and cannot decline before they have joined."`
+}
+
 // Calls is what clients need to call each other.
 type Calls struct {
 	TURN    TURN     `yaml:"turn" doc:"The relay for calls between two people whose networks let nothing through directly."`
@@ -303,6 +313,7 @@ func Default() *Config {
 		Push:         Push{EmailDelay: Duration(10 * time.Minute)},
 		SMTP:         SMTP{Port: 587, Security: "starttls", Timeout: Duration(30 * time.Second)},
 		Room:         Room{DefaultVersion: "12"},
+		Notices:      Notices{Localpart: "_server", DisplayName: "Server notices", RoomName: "Server notices"},
 		Calls:        Calls{TURN: TURN{TTL: Duration(24 * time.Hour)}, MaxEventDelay: Duration(24 * time.Hour), MaxDelayedEvents: 100},
 		Presence:     Presence{Enabled: true},
 		Search:       Search{Enabled: true},

@@ -33,6 +33,7 @@ type CreateRequest struct {
 	CreationContent    map[string]json.RawMessage
 	PowerLevelOverride map[string]json.RawMessage
 	InitialState       []StateEvent
+	Also               func(tx *sqldb.Tx, roomID string) error // in the transaction that makes the room; its error undoes that
 }
 
 // Create makes a room, whole or not at all, and then invites. It returns the
@@ -140,6 +141,9 @@ func (s *Server) createLocked(ctx context.Context, r *room, q CreateRequest) (*b
 	}
 	if q.Public {
 		b.extra = append(b.extra, func(tx *sqldb.Tx) error { return s.Store.Publish(tx, r.key.NID, true) })
+	}
+	if q.Also != nil {
+		b.extra = append(b.extra, func(tx *sqldb.Tx) error { return q.Also(tx, r.key.ID) })
 	}
 	b.enqueue()
 	return b, nil

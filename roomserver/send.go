@@ -272,6 +272,14 @@ func txnKey(q SendRequest) []byte {
 	return h.Sum(nil)[:16]
 }
 
+// Sent returns the event that the same request made before, "" where there is none or it has no transaction id.
+func (s *Server) Sent(ctx context.Context, q SendRequest) (id string, err error) {
+	if key := txnKey(q); key != nil {
+		id, err = s.sentBefore(ctx, key)
+	}
+	return id, err
+}
+
 func (s *Server) sentBefore(ctx context.Context, key []byte) (id string, err error) {
 	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
 		nid, err := s.Store.Txn(tx, key)

@@ -134,7 +134,22 @@ func (a *API) leave(ctx context.Context, r *httpx.Request) (any, error) {
 	if err != nil || m.State == store.Leave {
 		return nil, roomserver.MatrixError(err)
 	}
+	if err := a.mayLeave(ctx, m, room, user); err != nil {
+		return nil, err
+	}
 	return nil, roomserver.MatrixError(a.s.Leave(ctx, room, user, body.Reason))
+}
+
+// mayLeave refuses to decline an invite to server notices (Client-Server API, "Server Notices").
+func (a *API) mayLeave(ctx context.Context, m store.MemberRow, room, user string) error {
+	if m.State != store.Invite || a.o.Notices == nil {
+		return nil
+	}
+	held, err := a.o.Notices(ctx, room, user)
+	if err == nil && held {
+		err = matrixerr.CannotLeaveServerNoticeRoom()
+	}
+	return err
 }
 
 func (a *API) forget(ctx context.Context, r *httpx.Request) (any, error) {

@@ -46,6 +46,8 @@ type Options struct {
 	// Replaced is told of a user who came into a room that replaces another; it
 	// may be nil.
 	Replaced func(ctx context.Context, user, old, room string) error
+	// Notices says whether a room is the one in which a user gets server notices; nil: there are none.
+	Notices func(ctx context.Context, room, user string) (bool, error)
 	// Accounts has what users noted of rooms; nil: nothing.
 	Accounts *account.Service
 	// Events answers GET /events for all rooms; nil: only those of one room are told.

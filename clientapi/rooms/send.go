@@ -216,6 +216,15 @@ func (a *API) sendMember(ctx context.Context, c httpx.Caller, q roomserver.SendR
 	if c.Suspended && (membership != "leave" || m.Target != m.Sender) {
 		return "", matrixerr.UserSuspended()
 	}
+	if membership == "leave" && m.Target == m.Sender {
+		row, err := a.s.Membership(ctx, m.RoomID, m.Target)
+		if err == nil {
+			err = a.mayLeave(ctx, row, m.RoomID, m.Target)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
 	if membership == "join" && m.Target == m.Sender && !a.o.Hub.IsJoined(m.Sender, m.RoomID) {
 		return a.joinByState(ctx, m)
 	}

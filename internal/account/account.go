@@ -39,6 +39,9 @@ type Options struct {
 	CachedTokens int
 	// Exclusive says whether an application service other than the named one has claimed a user id; nil: none has.
 	Exclusive func(userID, service string) bool
+	// Herald is the user who speaks for the server, whom nobody can ignore and whose invites come to everybody; "": there
+	// is none.
+	Herald string
 
 	Now        func() time.Time      // nil: time.Now
 	Log        *logrus.Entry         // nil: silent
@@ -101,7 +104,7 @@ func New(o Options) *Service {
 		o.CachedTokens = 50_000
 	}
 	return &Service{o: o, db: o.DB, suffix: ":" + o.ServerName, hasher: newHasher(o.HashWorkers),
-		tokens: newTokenCache(o.CachedTokens), seen: newLastSeen(), ignored: newIgnoredCache(), ignoring: newIgnoring(), inviting: newInviting(), known: newKnownUsers(), numbers: newKnownDevices(),
+		tokens: newTokenCache(o.CachedTokens), seen: newLastSeen(), ignored: newIgnoredCache(), ignoring: newIgnoring(o.Herald), inviting: newInviting(), known: newKnownUsers(), numbers: newKnownDevices(),
 		pending: newReservations(), readers: newProfileReaders(o.Hub), standings: newStandings(), erasures: newErasures(), watches: newWatches(), metrics: newMetrics(o.Registerer)}
 }
 

@@ -215,14 +215,14 @@ func (s *Service) readIgnored(tx *sqldb.Tx, local, userID string) (map[string]st
 	if err != nil {
 		return nil, err
 	}
-	set := parseIgnored(content)
-	delete(set, userID) // nobody can ignore themselves
+	set := parseIgnored(content, userID, s.o.Herald)
 	s.ignored.put(local, set, before)
 	return set, nil
 }
 
-// parseIgnored takes what a client wrote; what is not a list of users ignores nobody.
-func parseIgnored(content []byte) map[string]struct{} {
+// parseIgnored takes what a client of a user wrote; what is not a list of users ignores nobody. Nobody can ignore
+// themselves or the herald.
+func parseIgnored(content []byte, userID, herald string) map[string]struct{} {
 	var list struct {
 		Users map[string]json.RawMessage `json:"ignored_users"`
 	}
@@ -231,7 +231,9 @@ func parseIgnored(content []byte) map[string]struct{} {
 	}
 	set := make(map[string]struct{}, len(list.Users))
 	for user := range list.Users {
-		set[user] = struct{}{}
+		if user != userID && user != herald {
+			set[user] = struct{}{}
+		}
 	}
 	return set
 }

@@ -10,19 +10,19 @@ import (
 
 // ignoring is who ignores whom, by the ignored: unread counts ask about the sender of every message.
 type ignoring struct {
-	mu sync.RWMutex
-	by map[string]map[string]struct{} // sender → local users who ignore them
-	of map[string][]string            // local user → whom they ignore
+	mu     sync.RWMutex
+	herald string
+	by     map[string]map[string]struct{} // sender → local users who ignore them
+	of     map[string][]string            // local user → whom they ignore
 }
 
-func newIgnoring() *ignoring {
-	return &ignoring{by: map[string]map[string]struct{}{}, of: map[string][]string{}}
+func newIgnoring(herald string) *ignoring {
+	return &ignoring{herald: herald, by: map[string]map[string]struct{}{}, of: map[string][]string{}}
 }
 
 // set replaces whom a user ignores by what the content of m.ignored_user_list says.
 func (i *ignoring) set(userID string, content []byte) {
-	senders := parseIgnored(content)
-	delete(senders, userID)
+	senders := parseIgnored(content, userID, i.herald)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, sender := range i.of[userID] {

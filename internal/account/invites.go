@@ -141,6 +141,9 @@ func (r *inviteRules) add(raw json.RawMessage, server bool, verdict Verdict) {
 // InviteVerdict tells what a local user wants done with an invite by inviter. Those whom the user ignores may invite and
 // are not heard (Client-Server API, "Ignoring Users").
 func (s *Service) InviteVerdict(userID, inviter string) Verdict {
+	if inviter == s.o.Herald {
+		return InviteWelcome
+	}
 	verdict := s.inviting.verdict(userID, inviter)
 	if verdict == InviteWelcome && s.Ignores(userID, inviter) {
 		return InviteHidden

@@ -26,6 +26,8 @@ var (
 		`UPDATE users SET expires = $2, reminded = 0, renewal = NULL WHERE localpart = $1`)
 	expiryNone = sqldb.Register("account.expiryNone", `SELECT localpart FROM users WHERE expires = 0 AND admin = 0
 		AND guest = 0 AND deactivated = 0 AND localpart > $1 ORDER BY localpart LIMIT $2`)
+	people = sqldb.Register("account.people", `SELECT localpart FROM users WHERE guest = 0 AND deactivated = 0
+		AND localpart > $1 ORDER BY localpart LIMIT $2`)
 	expiryDue = sqldb.Register("account.expiryDue", `SELECT localpart FROM users WHERE expires > 0 AND expires <= $1
 		AND reminded = 0 AND deactivated = 0 AND admin = 0 ORDER BY expires`)
 	renewalSet  = sqldb.Register("account.renewalSet", `UPDATE users SET renewal = $2 WHERE localpart = $1`)

@@ -138,6 +138,11 @@ func userIsThere(tx *sqldb.Tx, local string) (bool, error) {
 	return err == nil, err
 }
 
+// People lists localparts of accounts in use, guests' left out, that come after one in their order; "" begins.
+func (s *Service) People(ctx context.Context, after string, limit int) ([]string, error) {
+	return s.localparts(ctx, people, after, limit)
+}
+
 // SetAdmin gives or takes the rights of a server administrator.
 func (s *Service) SetAdmin(ctx context.Context, userID string, admin bool) error {
 	return s.change(ctx, userID, "account.setAdmin", func(tx *sqldb.Tx, local string, r *removal) (err error) {

@@ -73,6 +73,11 @@ func InviteBlocked() *Error {
 	return New(http.StatusForbidden, "M_INVITE_BLOCKED", "This user does not take your invite; they can ask to be invited otherwise")
 }
 
+// CannotLeaveServerNoticeRoom is 403 M_CANNOT_LEAVE_SERVER_NOTICE_ROOM (Client-Server API, "Server Notices").
+func CannotLeaveServerNoticeRoom() *Error {
+	return New(http.StatusForbidden, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM", "Notices of this server cannot be declined; join the room and leave it after reading")
+}
+
 // GuestForbidden is 403 M_GUEST_ACCESS_FORBIDDEN.
 func GuestForbidden() *Error {
 	return New(http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN", "Guests cannot do this; register an account")

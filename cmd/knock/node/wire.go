@@ -18,6 +18,7 @@ import (
 	"knock/clientapi/directory"
 	ephemeralapi "knock/clientapi/ephemeral"
 	keysapi "knock/clientapi/keys"
+	noticesapi "knock/clientapi/notices"
 	"knock/clientapi/people"
 	pushapi "knock/clientapi/push"
 	relationsapi "knock/clientapi/relations"
@@ -42,6 +43,7 @@ import (
 	"knock/internal/limits"
 	"knock/internal/mail"
 	"knock/internal/matrixerr"
+	"knock/internal/notices"
 	"knock/internal/policy"
 	"knock/internal/pushers"
 	"knock/internal/pushrules"
@@ -83,6 +85,7 @@ type parts struct {
 	threads  *threads.Subscriptions
 	media    *mediaapi.Media
 	delayed  *delayed.Service
+	notices  *notices.Service // nil: there are none
 
 	typing   *ephemeral.Typing
 	receipts *ephemeral.Receipts
@@ -104,6 +107,7 @@ type parts struct {
 	adminAPI     *admin.API
 	rendezvous   *rendezvous.API
 	callsAPI     *calls.API
+	noticesAPI   *noticesapi.API
 	federation   *federationapi.API // nil without federation, like keeper
 	keeper       *agree.Keeper
 
@@ -156,6 +160,7 @@ func (n *Node) wire(context.Context) error {
 	if p.media, err = n.newMedia(); err != nil {
 		return err
 	}
+	p.notices = n.newNotices()
 	n.newEphemeral()
 	p.services.UseSources(appservice.Sources{Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee})
 	p.limiter = n.newLimiter()
@@ -180,6 +185,7 @@ func (n *Node) wire(context.Context) error {
 	p.keysAPI = n.newKeysAPI()
 	p.bridgesAPI = bridges.New(bridges.Options{Services: p.services, Rooms: p.rooms})
 	p.adminAPI = n.newAdminAPI()
+	p.noticesAPI = noticesapi.New(p.notices)
 	p.federation = n.newFederation()
 	p.keeper = n.newKeeper()
 	return nil
@@ -226,6 +232,9 @@ func (n *Node) components() []component {
 		{"receipts", n.parts.receipts.Run},
 		{"presence", n.parts.presence.Run},
 	}
+	if n.parts.notices != nil {
+		list = append(list, component{"notices", n.parts.notices.Run})
+	}
 	if n.parts.sender != nil {
 		list = append(list, component{"sender", n.parts.sender.Run}, component{"keeper", n.parts.keeper.Run})
 	}
@@ -239,6 +248,7 @@ func (n *Node) clientRoutes() []httpx.Route {
 	rows = append(rows, p.media.ClientRoutes()...)
 	rows = append(rows, p.bridgesAPI.Routes()...)
 	rows = append(rows, p.adminAPI.Routes()...)
+	rows = append(rows, p.noticesAPI.Routes()...)
 	rows = append(rows, p.rendezvous.Routes()...)
 	rows = append(rows, p.callsAPI.Routes()...)
 	return append(rows, n.federationRoutes()...)
@@ -272,7 +282,7 @@ func (n *Node) watched(h http.Handler) http.Handler {
 
 func (n *Node) newAccount() *account.Service {
 	return account.New(account.Options{DB: n.db, Hub: n.hub, ServerName: n.cfg.ServerName, MinPasswordLength: n.cfg.Registration.MinPassword,
-		Validity: account.Validity{Period: time.Duration(n.cfg.Validity.Period), Remind: time.Duration(n.cfg.Validity.RenewBefore)}, Exclusive: n.parts.services.UserTaken,
+		Validity: account.Validity{Period: time.Duration(n.cfg.Validity.Period), Remind: time.Duration(n.cfg.Validity.RenewBefore)}, Exclusive: n.userTaken, Herald: n.herald(),
 		Log: n.logs.Component("account"), Registerer: n.metrics})
 }
 
@@ -516,6 +526,9 @@ func (n *Node) newRoomsAPI() *roomsapi.API {
 	if n.cfg.Identity.Enabled {
 		o.Identity = p.identity
 	}
+	if p.notices != nil {
+		o.Notices = p.notices.Holds
+	}
 	return roomsapi.New(o)
 }
 
@@ -582,6 +595,33 @@ func (n *Node) previews(o *mediaapi.Options) error {
 	o.MaxPage, o.MaxPageImage = int64(p.MaxPageSize), int64(p.MaxImageSize)
 	o.PreviewAge, o.PreviewCache = time.Duration(p.CacheAge), int64(p.CacheSize)
 	return nil
+}
+
+// newNotices is nil where there are no server notices.
+func (n *Node) newNotices() *notices.Service {
+	c := n.cfg.Notices
+	if c.Localpart == "" {
+		return nil
+	}
+	return notices.New(notices.Options{DB: n.db, Rooms: n.parts.rooms, Accounts: n.parts.account, Sender: c.Localpart, DisplayName: c.DisplayName,
+		Avatar: c.Avatar, RoomName: c.RoomName, AutoJoin: c.AutoJoin, Log: n.logs.Component("notices"),
+		Serviced: func(user string) bool { return n.parts.services.UserTaken(user, "") }})
+}
+
+// herald is the user who sends server notices, "" where there are none.
+func (n *Node) herald() string {
+	if n.cfg.Notices.Localpart == "" {
+		return ""
+	}
+	return notices.UserID(n.cfg.Notices.Localpart, n.cfg.ServerName)
+}
+
+// userTaken says whether a user id is kept from people, and from all services but one.
+func (n *Node) userTaken(user, service string) bool {
+	if user == n.herald() {
+		return service != notices.ServiceID
+	}
+	return n.parts.services.UserTaken(user, service)
 }
 
 // newEphemeral makes what knows who types, reads and is online.

@@ -1,0 +1,2 @@
+// Package notices owns the tests of server notices over whole nodes.
+package notices
