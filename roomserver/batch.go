@@ -18,6 +18,7 @@ type batch struct {
 	baseRev int64
 	sender  string // the server whose event is being admitted, "" for events that are built here
 	create  bool   // the room's row is new
+	enters  bool   // a join brings the room's state
 	drafts  []*draft
 	sets    []*store.Ref
 	final   store.RoomRow
@@ -108,6 +109,7 @@ func (b *batch) add(ctx context.Context, e *event.Event, a acceptance) (*draft, 
 	}
 	if !a.fills {
 		r.advance(e, d.stored.NID, after)
+		r.capExtremities()
 	}
 	if err := b.settle(ctx, d); err != nil {
 		return nil, err
@@ -158,7 +160,8 @@ func (b *batch) draft(ctx context.Context, e *event.Event, a acceptance) (*draft
 	return d, nil
 }
 
-// after returns the state after an event, making a new set when it is state.
+// after returns the state after an event, making a new set when it is state and
+// none of the room's newest is the same: forks from one state event have one set.
 func (b *batch) after(e *store.Stored, before *store.Ref) (*store.Ref, error) {
 	if e.Tuple == 0 || e.Flags&store.Rejected != 0 {
 		return before, nil
@@ -167,7 +170,15 @@ func (b *batch) after(e *store.Stored, before *store.Ref) (*store.Ref, error) {
 	if set == before.Set {
 		return before, nil
 	}
-	return b.extend(before, before.Set.With(e.Tuple, e.NID)), nil
+	if same(set, b.r.tip.state.Set) {
+		return b.r.tip.state, nil
+	}
+	for _, x := range b.r.tip.extremities {
+		if same(set, x.after.Set) {
+			return x.after, nil
+		}
+	}
+	return b.extend(before, set), nil
 }
 
 // advance makes e a forward extremity in place of its prev events.
@@ -193,6 +204,9 @@ func (b *batch) settle(ctx context.Context, d *draft) error {
 	}
 	changes, err := r.memberChanges(ctx, old, next)
 	if err != nil {
+		return err
+	}
+	if err := b.tellReset(ctx, d, old, next); err != nil {
 		return err
 	}
 	r.tip.state = next
@@ -317,6 +331,9 @@ func (b *batch) enqueue() {
 	}
 	for _, x := range r.tip.extremities {
 		b.final.Extremities = append(b.final.Extremities, x.nid, x.after.NID)
+	}
+	if len(r.tip.extremities) > tidyAbove {
+		r.s.untidy.note(r.key.ID)
 	}
 	r.pub.Lock()
 	r.pub.queued++

@@ -177,7 +177,7 @@ func (b *batch) replace(ctx context.Context, join *event.Event, set *state.Set) 
 	if _, acc.state, err = r.allowedAt(ctx, join, set); err != nil {
 		return err
 	}
-	r.tip.resident, r.tip.extremities = true, nil
+	r.tip.resident, r.tip.extremities, b.enters = true, nil, true
 	_, err = b.add(ctx, join, acc)
 	return err
 }

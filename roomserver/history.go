@@ -198,7 +198,7 @@ func (w *walk) page(tx *sqldb.Tx) (on bool, err error) {
 		}
 		w.looked++
 		w.at = w.past(e)
-		if seen && (w.q.Keep == nil || w.q.Keep(shown)) {
+		if seen && !e.Event.Dummy() && (w.q.Keep == nil || w.q.Keep(shown)) {
 			w.h.Events = append(w.h.Events, shown)
 		}
 		if len(w.h.Events) == w.q.Limit || w.atGap() {

@@ -124,6 +124,8 @@ type Server struct {
 	thinking thinking
 	redeems  chan struct{} // wakes what works off redemptions
 	joins    joins
+	untidy   untidy
+	resets   prometheus.Counter
 	bounds   boundMetrics
 	held     atomic.Int64 // bytes of large answers of other servers that are in memory
 
@@ -162,6 +164,8 @@ func New(o Options) *Server {
 	s.thinking = thinking{spent: map[string]account{}, perMinute: s.Inbound.Thinking}
 	s.bounds.init(o.Registerer)
 	s.joins.init(o.Registerer)
+	s.untidy.init(o.Registerer)
+	s.initResets(o.Registerer)
 	return s
 }
 

@@ -103,7 +103,7 @@ func (r *room) page(ctx context.Context) (err error) {
 	} else {
 		r.now.limit = max(r.now.limit, uint8(r.want.limit))
 	}
-	r.events = slices.DeleteFunc(r.events, func(e *store.Stored) bool { return e.Tuple == 0 && r.q.ignores(e.Event.Sender()) })
+	r.events = slices.DeleteFunc(r.events, func(e *store.Stored) bool { return e.Tuple == 0 && (e.Event.Dummy() || r.q.ignores(e.Event.Sender())) })
 	return nil
 }
 

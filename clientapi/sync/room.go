@@ -102,8 +102,11 @@ func (r *room) page(ctx context.Context) error {
 }
 
 // unwanted reports whether the client does not want to see an event: its filter
-// leaves it out, or it is no state and its sender is ignored.
+// leaves it out, or it is no state and its sender is ignored, or it says nothing.
 func (r *room) unwanted(e *store.Stored) bool {
+	if e.Event.Dummy() {
+		return true
+	}
 	if _, no := r.a.q.ignored[e.Event.Sender()]; no && e.Tuple == 0 {
 		return true
 	}

@@ -66,6 +66,13 @@ func (e *Event) SenderID() spec.SenderID { return spec.SenderID(e.sender) }
 // Type returns the event type.
 func (e *Event) Type() string { return e.typ }
 
+// DummyType is the type of events that bring forward extremities together and say
+// nothing, as Synapse names it. Clients are not shown them.
+const DummyType = "org.matrix.dummy_event"
+
+// Dummy reports whether the event says nothing to clients.
+func (e *Event) Dummy() bool { return e.typ == DummyType && !e.isState }
+
 // Key returns the state key and whether the event is a state event.
 func (e *Event) Key() (key string, isState bool) { return e.stateKey, e.isState }
 
