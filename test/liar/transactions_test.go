@@ -111,6 +111,23 @@ func TestEvents(t *testing.T) {
 			d.Depth = 1<<53 - 1
 			s.send(s.room.Make(d))
 		}},
+		{name: "50 forks", want: "few forward extremities are left; no client is shown why", lie: func(s *scene) {
+			var forks []*event.Event
+			for i := range 50 {
+				forks = append(forks, s.room.Make(s.draft(fmt.Sprint("fork ", i))))
+			}
+			if status, answer := s.transact("forks", raws(forks)...); status != 200 {
+				s.Fatalf("%d %s", status, answer)
+			}
+			s.must(lab.Poll(s.ctx, func() error {
+				if n := len(s.extremities(s.a)); n > 10 {
+					return fmt.Errorf("%d forward extremities", n)
+				}
+				return nil
+			}))
+			s.note("few forward extremities are left")
+			s.silent(forks[49])
+		}},
 		{name: "21 prev events", want: "left out, not shown", lie: func(s *scene) {
 			e, err := Craft(s.room.V, s.room.Make(s.draft("x")), Object{"prev_events": many(21)}, s.peer.Signer)
 			if err == nil {
@@ -317,6 +334,29 @@ func (s *scene) come(text string) {
 	} else {
 		s.note("the event came %d times", n)
 	}
+}
+
+// silent sees that alice is shown an event, whichever way she looks, and none that says nothing.
+func (s *scene) silent(shown *event.Event) {
+	s.Helper()
+	for path, body := range map[string]any{
+		lab.V3("sync") + `?timeout=0&filter={"room":{"timeline":{"limit":200}}}`: nil,
+		lab.V3("rooms", s.id, "messages") + "?dir=b&limit=200":                   nil,
+		lab.V3("rooms", s.id, "context", shown.EventID()) + "?limit=200":         nil,
+		"/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=0": Object{"room_subscriptions": Object{
+			s.id: Object{"timeline_limit": 100, "required_state": [][]string{}}}},
+	} {
+		method := "GET"
+		if body != nil {
+			method = "POST"
+		}
+		var raw json.RawMessage
+		s.must(s.alice.Call(s.ctx, method, path, body, &raw))
+		if !bytes.Contains(raw, []byte(shown.EventID())) || bytes.Contains(raw, []byte(event.DummyType)) {
+			s.Errorf("%s: %s", path, raw)
+		}
+	}
+	s.note("no client is shown why")
 }
 
 // state1 is a state event of the liar.
