@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"knock/cmd/knock/demo/lab"
 	"knock/internal/sqldb"
@@ -43,7 +42,7 @@ func benchTransactions(b *testing.B, d sqldb.Dialect, backlog bool) {
 	if !backlog {
 		release()
 	}
-	txns, _ := v.got()
+	before := len(v.txns)
 	b.ResetTimer()
 	report := cpu.Meter(b)
 	sendAll(as, rooms, b.N)
@@ -52,11 +51,14 @@ func benchTransactions(b *testing.B, d sqldb.Dialect, backlog bool) {
 		report = cpu.Meter(b)
 		release()
 	}
-	v.waits(func() bool { _, messages := v.got(); return messages == b.N+1 })
+	var txns, messages int
+	v.mu.Until(b, func() bool {
+		txns, messages = v.count()
+		return messages == b.N+1
+	}, func() string { return fmt.Sprintf("%d messages came in %d transactions", messages, txns) })
 	report()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "event/s")
-	after, _ := v.got()
-	b.ReportMetric(float64(b.N)/float64(after-txns), "event/txn")
+	b.ReportMetric(float64(b.N)/float64(txns-before), "event/txn")
 }
 
 func sendAll(as bot, rooms []string, n int) {
@@ -75,34 +77,12 @@ func sendAll(as bot, rooms []string, n int) {
 	all.Wait()
 }
 
-// got counts the transactions that the service has, and the messages in them.
-func (v *service) got() (txns, messages int) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
+// count is the number of transactions that the service has, and of the messages in them. It is called under the lock.
+func (v *service) count() (txns, messages int) {
 	for _, e := range v.events {
 		if e.Type == "m.room.message" {
 			messages++
 		}
 	}
 	return len(v.txns), messages
-}
-
-// waits waits for a transaction after which done is true.
-func (v *service) waits(done func() bool) {
-	v.t.Helper()
-	deadline := time.After(hstest.Patience)
-	for {
-		v.mu.Lock()
-		changed := v.changed
-		v.mu.Unlock()
-		if done() {
-			return
-		}
-		select {
-		case <-changed:
-		case <-deadline:
-			txns, messages := v.got()
-			v.t.Fatalf("the service has waited in vain; it has %d messages in %d transactions", messages, txns)
-		}
-	}
 }

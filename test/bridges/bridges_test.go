@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"knock/cmd/knock/demo/lab"
 	"knock/test/hstest"
@@ -35,13 +34,12 @@ type service struct {
 	http *httptest.Server
 	file string
 
-	mu      sync.Mutex
+	mu      hstest.Board
 	mood    func(w http.ResponseWriter, txn string, body []byte) bool // answers itself when it returns true
 	txns    map[string]string                                         // number → event ids
 	events  []event
 	beside  []beside // of transactions that have any
 	queries []string
-	changed chan struct{}
 	create  func(path string) bool
 	network func(path string, query url.Values) (answer any) // of third-party lookups; nil: 404
 }
@@ -92,7 +90,7 @@ type (
 )
 
 func newService(t testing.TB, more ...string) *service {
-	v := &service{t: t, txns: map[string]string{}, changed: make(chan struct{})}
+	v := &service{t: t, txns: map[string]string{}}
 	v.http = httptest.NewServer(v)
 	t.Cleanup(v.http.Close)
 	v.file = filepath.Join(t.TempDir(), "irc.yaml")
@@ -189,8 +187,7 @@ func (v *service) take(txn string, body []byte) {
 	if len(fields) > 0 {
 		v.beside = append(v.beside, more)
 	}
-	close(v.changed)
-	v.changed = make(chan struct{})
+	v.mu.Changed()
 }
 
 func (v *service) behave(mood func(http.ResponseWriter, string, []byte) bool) {
@@ -202,44 +199,24 @@ func (v *service) behave(mood func(http.ResponseWriter, string, []byte) bool) {
 // until waits until the service has got an event.
 func (v *service) until(what string, want func(e event) bool) (found event) {
 	v.t.Helper()
-	deadline := time.After(hstest.Patience)
-	for {
-		v.mu.Lock()
-		changed := v.changed
-		for _, e := range v.events {
-			if want(e) {
-				v.mu.Unlock()
-				return e
-			}
+	v.mu.Until(v.t, func() bool {
+		at := slices.IndexFunc(v.events, want)
+		if at >= 0 {
+			found = v.events[at]
 		}
-		v.mu.Unlock()
-		select {
-		case <-changed:
-		case <-deadline:
-			v.t.Fatalf("the service has waited in vain for %s; it has %v", what, v.bodies(""))
-		}
-	}
+		return at >= 0
+	}, func() string {
+		return fmt.Sprintf("the service has waited in vain for %s; it has %v", what, texts(v.events, ""))
+	})
+	return found
 }
 
 // gets waits until something beside events is wanted.
 func (v *service) gets(what string, want func(b beside) bool) {
 	v.t.Helper()
-	deadline := time.After(hstest.Patience)
-	for {
-		v.mu.Lock()
-		changed, found := v.changed, slices.ContainsFunc(v.beside, want)
-		v.mu.Unlock()
-		if found {
-			return
-		}
-		select {
-		case <-changed:
-		case <-deadline:
-			v.mu.Lock()
-			defer v.mu.Unlock()
-			v.t.Fatalf("the service has waited in vain for %s; it has %+v", what, v.beside)
-		}
-	}
+	v.mu.Until(v.t, func() bool { return slices.ContainsFunc(v.beside, want) }, func() string {
+		return fmt.Sprintf("the service has waited in vain for %s; it has %+v", what, v.beside)
+	})
 }
 
 // passes waits for an ephemeral event.
@@ -254,10 +231,14 @@ func (v *service) said(body string) event {
 }
 
 // bodies are the texts of a room, in the order in which they came.
-func (v *service) bodies(room string) (out []string) {
+func (v *service) bodies(room string) []string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, e := range v.events {
+	return texts(v.events, room)
+}
+
+func texts(events []event, room string) (out []string) {
+	for _, e := range events {
 		if (room == "" || e.Room == room) && e.Content.Body != "" {
 			out = append(out, e.Content.Body)
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,14 +21,13 @@ type person struct {
 	*mautrix.Client
 	t *testing.T
 
-	mu      sync.Mutex
-	changed chan struct{} // closed after each sync
-	synced  bool
-	events  map[id.EventID]*event.Event
-	typing  map[id.RoomID][]id.UserID
-	read    map[id.UserID]id.EventID
-	unread  map[id.RoomID]mautrix.UnreadNotificationCounts
-	left    map[id.RoomID]bool
+	mu     hstest.Board // changed after each sync
+	synced bool
+	events map[id.EventID]*event.Event
+	typing map[id.RoomID][]id.UserID
+	read   map[id.UserID]id.EventID
+	unread map[id.RoomID]mautrix.UnreadNotificationCounts
+	left   map[id.RoomID]bool
 }
 
 // signUp registers an account, signs in on another device of it and syncs there until the test ends.
@@ -43,7 +41,7 @@ func signUp(t *testing.T, ctx context.Context, url, name string) *person {
 	if c.UserID != made.UserID || c.DeviceID == made.DeviceID {
 		t.Fatalf("registered %s on %s, logged in as %s on %s", made.UserID, made.DeviceID, c.UserID, c.DeviceID)
 	}
-	p := &person{Client: c, t: t, changed: make(chan struct{}), events: map[id.EventID]*event.Event{}, typing: map[id.RoomID][]id.UserID{},
+	p := &person{Client: c, t: t, events: map[id.EventID]*event.Event{}, typing: map[id.RoomID][]id.UserID{},
 		read: map[id.UserID]id.EventID{}, unread: map[id.RoomID]mautrix.UnreadNotificationCounts{}, left: map[id.RoomID]bool{}}
 	c.StateStore = mautrix.NewMemoryStateStore()
 	p.listen()
@@ -108,8 +106,7 @@ func (p *person) answered(r *mautrix.RespSync) {
 		p.left[room] = true
 	}
 	p.synced = true
-	close(p.changed)
-	p.changed = make(chan struct{})
+	p.mu.Changed()
 }
 
 // announcer calls after when all handlers have seen a sync.
@@ -127,20 +124,7 @@ func (a *announcer) ProcessResponse(ctx context.Context, r *mautrix.RespSync, si
 // wait waits until check, which runs under the lock after each sync, is true.
 func (p *person) wait(what string, check func() bool) {
 	p.t.Helper()
-	deadline := time.After(hstest.Patience)
-	for {
-		p.mu.Lock()
-		ok, changed := check(), p.changed
-		p.mu.Unlock()
-		if ok {
-			return
-		}
-		select {
-		case <-changed:
-		case <-deadline:
-			p.t.Fatalf("%s has waited in vain for %s", p.UserID, what)
-		}
-	}
+	p.mu.Until(p.t, check, func() string { return fmt.Sprintf("%s has waited in vain for %s", p.UserID, what) })
 }
 
 // sees waits for an event and returns it as it came.

@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -33,42 +32,30 @@ const (
 
 // heard are the events that came, for tests that wait for one.
 type heard struct {
-	t       *testing.T
-	mu      sync.Mutex
-	events  []*event.Event
-	changed chan struct{}
+	t      *testing.T
+	mu     hstest.Board
+	events []*event.Event
 }
 
-func newHeard(t *testing.T) *heard { return &heard{t: t, changed: make(chan struct{})} }
+func newHeard(t *testing.T) *heard { return &heard{t: t} }
 
 func (h *heard) add(_ context.Context, e *event.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.events = append(h.events, e)
-	close(h.changed)
-	h.changed = make(chan struct{})
+	h.mu.Changed()
 }
 
-func (h *heard) until(what string, want func(e *event.Event) bool) *event.Event {
+func (h *heard) until(what string, want func(e *event.Event) bool) (found *event.Event) {
 	h.t.Helper()
-	deadline := time.After(hstest.Patience)
-	for {
-		h.mu.Lock()
-		i, changed := slices.IndexFunc(h.events, want), h.changed
-		var e *event.Event
-		if i >= 0 {
-			e = h.events[i]
+	h.mu.Until(h.t, func() bool {
+		at := slices.IndexFunc(h.events, want)
+		if at >= 0 {
+			found = h.events[at]
 		}
-		h.mu.Unlock()
-		if e != nil {
-			return e
-		}
-		select {
-		case <-changed:
-		case <-deadline:
-			h.t.Fatalf("waited in vain for %s", what)
-		}
-	}
+		return at >= 0
+	}, func() string { return "waited in vain for " + what })
+	return found
 }
 
 func (h *heard) said(text string) *event.Event {
