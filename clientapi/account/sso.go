@@ -36,6 +36,7 @@ func (a *API) ssoRoutes() []httpx.Route {
 		{Method: "GET", Path: sso.CallbackPath + "{idpId}", Handler: a.ssoCallback, Limit: limitSSO, Spec: spec},
 		{Method: "POST", Path: ssoPath + "register", Handler: a.ssoRegister, Limit: limitSSO, Spec: spec},
 		{Method: "GET", Path: ssoPath + "continue", Handler: a.ssoContinue, Limit: limitSSO, Spec: spec},
+		{Method: "POST", Path: sso.LogoutPath + "{idpId}", Handler: a.ssoLogout, Limit: limitSSO, Spec: "OpenID Connect Back-Channel Logout"},
 		{Method: "POST", Path: ssoPath + "confirm", Handler: a.ssoConfirm, Limit: limitSSO, Spec: spec},
 	}
 }
@@ -162,14 +163,23 @@ func (a *API) ssoCallback(ctx context.Context, r *httpx.Request) (any, error) {
 	case userID == "":
 		return a.ssoNewcomer(ctx, browser, f, person)
 	}
-	return a.ssoEnter(ctx, browser, f.Client, userID)
+	return a.ssoEnter(ctx, browser, entry{userID, f.Client, sessionOf(person)})
+}
+
+// sessionOf is the session with which devices end, where the provider tells of that.
+func sessionOf(person *sso.Person) account.ExternalSession {
+	if !person.Provider().Backchannel {
+		return account.ExternalSession{}
+	}
+	return account.ExternalSession{Issuer: person.Issuer, ID: person.Session}
 }
 
 // newcomer is somebody who signed in and has no account yet.
 type newcomer struct {
 	account.External
 	sso.Profile
-	Client string
+	Client  string
+	Session account.ExternalSession
 }
 
 // ssoNewcomer finds the account of somebody who signs in for the first time, or makes one.
@@ -178,7 +188,7 @@ func (a *API) ssoNewcomer(ctx context.Context, browser string, f sso.Flow, perso
 	if err != nil {
 		return pages.Failed(err)
 	}
-	n := newcomer{account.External{Issuer: person.Issuer, Subject: person.Subject}, profile, f.Client}
+	n := newcomer{account.External{Issuer: person.Issuer, Subject: person.Subject}, profile, f.Client, sessionOf(person)}
 	userID, err := a.adoptable(ctx, person.Provider().Adopt, profile)
 	switch {
 	case err != nil:
@@ -187,7 +197,7 @@ func (a *API) ssoNewcomer(ctx context.Context, browser string, f sso.Flow, perso
 		if err := a.accounts.LinkExternal(ctx, userID, n.External); err != nil {
 			return pages.Failed(err)
 		}
-		return a.ssoEnter(ctx, browser, f.Client, userID)
+		return a.ssoEnter(ctx, browser, entry{userID, n.Client, n.Session})
 	case person.Provider().ExistingOnly:
 		return pages.Failed(matrixerr.Forbidden("You have no account on " + a.accounts.ServerName() + " yet; ask its administrator for one"))
 	case profile.Localpart == "":
@@ -198,7 +208,7 @@ func (a *API) ssoNewcomer(ctx context.Context, browser string, f sso.Flow, perso
 	if userID, err = a.ssoCreate(ctx, n); err != nil {
 		return pages.Failed(err)
 	}
-	return a.ssoEnter(ctx, browser, f.Client, userID)
+	return a.ssoEnter(ctx, browser, entry{userID, n.Client, n.Session})
 }
 
 // adoptable is the account that a provider's new person may have; "" when there is none.
@@ -258,7 +268,7 @@ func (a *API) ssoRegister(ctx context.Context, r *httpx.Request) (any, error) {
 	if err != nil {
 		return pages.Failed(err)
 	}
-	return a.ssoAsk(ctx, a.browser(r), n.Client, userID)
+	return a.ssoAsk(ctx, a.browser(r), entry{userID, n.Client, n.Session})
 }
 
 func (a *API) ssoTake(ctx context.Context, r *httpx.Request, kind, ticket string, v any) error {
@@ -269,36 +279,39 @@ func (a *API) ssoTake(ctx context.Context, r *httpx.Request, kind, ticket string
 }
 
 // ssoEnter sends a user back to a client that is trusted, and asks about any other.
-func (a *API) ssoEnter(ctx context.Context, browser, client, userID string) (any, error) {
-	if err := a.accounts.MayLogin(ctx, userID); err != nil {
+func (a *API) ssoEnter(ctx context.Context, browser string, e entry) (any, error) {
+	if err := a.accounts.MayLogin(ctx, e.User); err != nil {
 		return pages.Failed(err)
 	}
-	u, err := sso.ClientURL(client)
+	u, err := sso.ClientURL(e.Client)
 	if err != nil {
 		return pages.Failed(err)
 	}
 	if a.o.SSO.Trusts(u) {
-		return a.ssoReturn(ctx, u, userID)
+		return a.ssoReturn(ctx, u, e)
 	}
-	return a.ssoAsk(ctx, browser, client, userID)
+	return a.ssoAsk(ctx, browser, e)
 }
 
 // entry is a user who may go on to a client.
-type entry struct{ User, Client string }
+type entry struct {
+	User, Client string
+	Session      account.ExternalSession
+}
 
 // ssoAsk asks whether a client may have the account (Client-Server API, "SSO client login", "Security considerations"). There
 // is no login token until the user says yes.
-func (a *API) ssoAsk(ctx context.Context, browser, client, userID string) (any, error) {
-	u, err := sso.ClientURL(client)
+func (a *API) ssoAsk(ctx context.Context, browser string, e entry) (any, error) {
+	u, err := sso.ClientURL(e.Client)
 	if err != nil {
 		return pages.Failed(err)
 	}
-	ticket, err := a.o.SSO.Hold(ctx, browser, ticketClient, entry{userID, client})
+	ticket, err := a.o.SSO.Hold(ctx, browser, ticketClient, e)
 	if err != nil {
 		return pages.Failed(err)
 	}
 	return pages.Page(http.StatusOK, "sso_client", struct{ User, Client, Next string }{
-		userID, sso.ClientName(u), a.o.BaseURL + ssoPath + "continue?ticket=" + ticket}), nil
+		e.User, sso.ClientName(u), a.o.BaseURL + ssoPath + "continue?ticket=" + ticket}), nil
 }
 
 // ssoContinue follows the link of ssoAsk.
@@ -314,11 +327,11 @@ func (a *API) ssoContinue(ctx context.Context, r *httpx.Request) (any, error) {
 	if err := a.accounts.MayLogin(ctx, e.User); err != nil {
 		return pages.Failed(err)
 	}
-	return a.ssoReturn(ctx, u, e.User)
+	return a.ssoReturn(ctx, u, e)
 }
 
-func (a *API) ssoReturn(ctx context.Context, client *url.URL, userID string) (any, error) {
-	token, err := a.accounts.LoginToken(ctx, userID)
+func (a *API) ssoReturn(ctx context.Context, client *url.URL, e entry) (any, error) {
+	token, err := a.accounts.LoginTokenFrom(ctx, e.User, e.Session)
 	if err != nil {
 		return pages.Failed(err)
 	}
@@ -432,4 +445,22 @@ func (a *API) ssoConfirm(ctx context.Context, r *httpx.Request) (any, error) {
 		return pages.Failed(err)
 	}
 	return donePage(), nil
+}
+
+// ssoLogout hears of a log-out at a provider, from the provider, and ends the devices that logged in out of that session.
+func (a *API) ssoLogout(ctx context.Context, r *httpx.Request) (any, error) {
+	if a.o.SSO == nil {
+		return nil, matrixerr.NotFound("This server has no single sign-on")
+	}
+	form, err := webpage.Form(r)
+	if err != nil {
+		return nil, err
+	}
+	err = a.o.SSO.Logout(ctx, r.Vars["idpId"], form.Get("logout_token"), func(ctx context.Context, out sso.Logout) error {
+		if out.Session != "" {
+			return a.accounts.EndExternalSession(ctx, account.ExternalSession{Issuer: out.Issuer, ID: out.Session})
+		}
+		return a.accounts.EndExternalSessions(ctx, account.External{Issuer: out.Issuer, Subject: out.Subject})
+	})
+	return &httpx.Response{Header: http.Header{"Cache-Control": {"no-store"}}}, err
 }

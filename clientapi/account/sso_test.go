@@ -521,3 +521,80 @@ func TestSSOStageAndPassword(t *testing.T) {
 		n.expect(200, "", token, "DELETE", v3+"/devices/X", fmt.Sprintf(`{"auth":{"session":%q,"type":"m.login.password","identifier":{"type":"m.id.user","user":"alice"},"password":"pass of alice"}}`, ask["session"]))
 	})
 }
+
+// TestSSOLogout ends devices when the provider says so.
+func TestSSOLogout(t *testing.T) {
+	eachSSO(t, open, func(p *sso.Provider) { p.Adopt, p.Backchannel = sso.AdoptLocalpart, true }, func(t *testing.T, n *signOn) {
+		byPassword := n.register("alice")
+		in := func(session string) string {
+			n.idp.Set(func(p *ssotest.Provider) {
+				p.Person = ssotest.Person("alice")
+				if session != "" {
+					p.Person["sid"] = session
+				}
+			})
+			_, access := n.browser().login()
+			return access
+		}
+		one, two, three, nameless := in("one"), in("two"), in("three"), in("")
+		waiting := n.browser().token(ssoStart("https://trusted.example/"), "https://trusted.example/") // of nameless's kind
+		n.idp.Set(func(p *ssotest.Provider) { p.Person["sid"] = "two" })
+		unused := n.browser().token(ssoStart("https://trusted.example/"), "https://trusted.example/")
+		logout := func(status int, code string, claims map[string]any) {
+			t.Helper()
+			form := url.Values{"logout_token": {n.idp.LogoutToken(claims)}}
+			req := httptest.NewRequest("POST", sso.LogoutPath+"idp", strings.NewReader(form.Encode()))
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			rec := httptest.NewRecorder()
+			n.router.ServeHTTP(rec, req)
+			if rec.Code != status || rec.Code == 200 && rec.Header().Get("Cache-Control") != "no-store" || !strings.Contains(rec.Body.String(), code) {
+				t.Fatal(rec.Code, rec.Header(), rec.Body)
+			}
+		}
+		alive := func(want string) {
+			t.Helper()
+			got := ""
+			for name, token := range map[string]string{"p": byPassword, "1": one, "2": two, "3": three, "n": nameless} {
+				if status, _ := n.call(token, "GET", v3+"/account/whoami", ""); status == 200 {
+					got += name
+				}
+			}
+			if len(got) != len(want) || strings.Trim(got, want) != "" {
+				t.Fatalf("alive are %q, want %q", got, want)
+			}
+		}
+		alive("p123n")
+		logout(400, "M_INVALID_PARAM", map[string]any{"sid": "two", "aud": "another"})
+		logout(200, "{}", map[string]any{"sid": "unheard of", "sub": "sub of alice"})
+		alive("p123n")
+		logout(200, "{}", map[string]any{"sid": "two", "sub": "sub of alice"})
+		alive("p13n")
+		n.expect(403, "M_FORBIDDEN", "", "POST", v3+"/login", fmt.Sprintf(`{"type":"m.login.token","token":%q}`, unused))
+
+		// Who logs in by password with the same device does not need the session any more.
+		who := n.expect(200, "", three, "GET", v3+"/account/whoami", "")
+		again := n.expect(200, "", "", "POST", v3+"/login", fmt.Sprintf(`{"type":"m.login.password","identifier":{"type":"m.id.user","user":"alice"},"password":"pass of alice","device_id":%q}`, who["device_id"]))
+		three = again["access_token"].(string)
+		logout(200, "{}", map[string]any{"sid": "three"})
+		alive("p13n")
+		logout(200, "{}", map[string]any{"sub": "sub of nobody"})
+		alive("p13n")
+		logout(200, "{}", map[string]any{"sub": "sub of alice"})
+		alive("p3")
+		n.expect(403, "M_FORBIDDEN", "", "POST", v3+"/login", fmt.Sprintf(`{"type":"m.login.token","token":%q}`, waiting))
+		var rows int64
+		if err := n.db.Read(t.Context(), func(tx *sqldb.Tx) error { return tx.QueryRow(testSessions).Scan(&rows) }); err != nil || rows != 0 {
+			t.Error(rows, "rows of sessions are left", err)
+		}
+	})
+	eachSSO(t, Options{}, nil, func(t *testing.T, n *signOn) { // not turned on
+		n.idp.Set(func(p *ssotest.Provider) { p.Person["sid"] = "one" })
+		n.browser().login()
+		var rows int64
+		if err := n.db.Read(t.Context(), func(tx *sqldb.Tx) error { return tx.QueryRow(testSessions).Scan(&rows) }); err != nil || rows != 0 {
+			t.Error(rows, err)
+		}
+	})
+}
+
+var testSessions = sqldb.Register("account_test.sessions", `SELECT count(*) FROM external_sessions`)

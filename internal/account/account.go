@@ -1,7 +1,7 @@
 // Package account owns the people of this node: users, their passwords, devices and tokens, profiles, account data
 // and tags, e-mail addresses and their validation, registration tokens, OpenID and login tokens and the
 // sessions of User-Interactive Authentication. It is the only reader and writer of the tables in 0003_accounts.sql,
-// 0241_threepids.sql, 0242_login.sql, 0290_external_ids.sql and of users in 0240_standing.sql and 0244_validity.sql.
+// 0241_threepids.sql, 0242_login.sql, 0290_external_ids.sql, 0292_external_sessions.sql and of users in 0240_standing.sql and 0244_validity.sql.
 package account
 
 import (

@@ -124,6 +124,9 @@ func (r *removal) write(tx *sqldb.Tx, local string, devices []int64) (err error)
 	if r.dropped, err = sqldb.Collect(tx, tokensOf, scanBytes, devices); err != nil {
 		return err
 	}
+	if _, err := tx.Exec(sessionsDelete, devices); err != nil {
+		return err
+	}
 	deleted, err := sqldb.Collect(tx, deviceDelete, scanBytes, devices)
 	if err != nil || len(deleted) == 0 {
 		return err

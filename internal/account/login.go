@@ -103,7 +103,9 @@ func (s *Service) writeLogin(tx *sqldb.Tx, local string, d NewDevice, g *grant) 
 		_, err = tx.Exec(deviceInsert, g.device, local, d.ID, optional(d.DisplayName), now, now, optional(d.IP))
 	case err == nil:
 		g.device = device.number
-		g.dropped, err = sqldb.Collect(tx, tokensOf, scanBytes, []int64{g.device})
+		if g.dropped, err = sqldb.Collect(tx, tokensOf, scanBytes, []int64{g.device}); err == nil {
+			_, err = tx.Exec(sessionsDelete, []int64{g.device})
+		}
 	}
 	if err != nil {
 		return err
@@ -147,11 +149,12 @@ func loginResult(err error) string {
 // LoginTrusted signs in a user whom the caller has authenticated by other means. Errors: M_NOT_FOUND,
 // M_USER_DEACTIVATED, M_USER_LOCKED.
 func (s *Service) LoginTrusted(ctx context.Context, localpart string, d NewDevice) (*Login, error) {
-	return s.login(ctx, d, func(*sqldb.Tx) (string, error) { return localpart, nil })
+	return s.login(ctx, d, func(*sqldb.Tx, *ExternalSession) (string, error) { return localpart, nil })
 }
 
-// login signs in the user whom find names inside the transaction; a *matrixerr.Error from it is the answer.
-func (s *Service) login(ctx context.Context, d NewDevice, find func(tx *sqldb.Tx) (local string, err error)) (*Login, error) {
+// login signs in the user whom find names inside the transaction; a *matrixerr.Error from it is the answer. find may say at
+// which identity provider the user is signed in.
+func (s *Service) login(ctx context.Context, d NewDevice, find func(tx *sqldb.Tx, at *ExternalSession) (local string, err error)) (*Login, error) {
 	if err := checkDevice(&d); err != nil {
 		return nil, err
 	}
@@ -161,7 +164,8 @@ func (s *Service) login(ctx context.Context, d NewDevice, find func(tx *sqldb.Tx
 	err := s.db.Do(ctx, &sqldb.Op{Name: "account.login",
 		Write: func(tx *sqldb.Tx, _ int64) error {
 			g.device = fresh
-			local, err := find(tx)
+			var at ExternalSession
+			local, err := find(tx, &at)
 			if err == nil {
 				err = s.mayLogin(tx, local)
 			}
@@ -169,7 +173,10 @@ func (s *Service) login(ctx context.Context, d NewDevice, find func(tx *sqldb.Tx
 				return onlyUnknown(err)
 			}
 			g.UserID = s.userID(local)
-			return s.writeLogin(tx, local, d, g)
+			if err := s.writeLogin(tx, local, d, g); err != nil {
+				return err
+			}
+			return at.write(tx, g.device)
 		},
 		Committed: func(int64) {
 			s.tokens.drop(g.dropped)

@@ -20,9 +20,15 @@ func errLoginToken() error {
 // LoginToken makes a token with which one client can log in as the user (Client-Server API, "Token-based login").
 // Errors: M_NOT_FOUND, M_USER_DEACTIVATED.
 func (s *Service) LoginToken(ctx context.Context, userID string) (token string, err error) {
+	return s.LoginTokenFrom(ctx, userID, ExternalSession{})
+}
+
+// LoginTokenFrom is LoginToken for a user who signed in at an identity provider: the device that logs in with the token
+// ends with that session. The zero session is none.
+func (s *Service) LoginTokenFrom(ctx context.Context, userID string, at ExternalSession) (token string, err error) {
 	token, hash := newToken(loginPrefix)
 	err = s.change(ctx, userID, "account.loginToken", func(tx *sqldb.Tx, local string, _ *removal) error {
-		_, err := tx.Exec(loginTokenInsert, hash[:], local, s.after(LoginTokenLifetime))
+		_, err := tx.Exec(loginTokenInsert, hash[:], local, s.after(LoginTokenLifetime), optional(at.Issuer), optional(at.ID))
 		return err
 	})
 	return token, err
@@ -35,13 +41,14 @@ func (s *Service) LoginByToken(ctx context.Context, token string, d NewDevice) (
 		return nil, errLoginToken()
 	}
 	hash := hashToken(token)
-	return s.login(ctx, d, func(tx *sqldb.Tx) (string, error) {
-		var local []byte
+	return s.login(ctx, d, func(tx *sqldb.Tx, at *ExternalSession) (string, error) {
+		var local, issuer, id []byte
 		var expires int64
-		err := tx.QueryRow(loginTokenTake, hash[:]).Scan(&local, &expires)
+		err := tx.QueryRow(loginTokenTake, hash[:]).Scan(&local, &expires, &issuer, &id)
 		if errors.Is(err, sql.ErrNoRows) || err == nil && s.now() >= expires {
 			return "", errLoginToken()
 		}
+		at.Issuer, at.ID = string(issuer), string(id)
 		return string(local), err
 	})
 }

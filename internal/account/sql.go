@@ -69,9 +69,9 @@ var (
 		`SELECT t.access FROM tokens t JOIN devices d ON d.nid = t.device WHERE d.localpart = $1`)
 
 	loginTokenInsert = sqldb.Register("account.loginTokenInsert",
-		`INSERT INTO login_tokens (hash, localpart, expires) VALUES ($1, $2, $3)`)
+		`INSERT INTO login_tokens (hash, localpart, expires, issuer, sid) VALUES ($1, $2, $3, $4, $5)`)
 	loginTokenTake = sqldb.Register("account.loginTokenTake",
-		`DELETE FROM login_tokens WHERE hash = $1 RETURNING localpart, expires`)
+		`DELETE FROM login_tokens WHERE hash = $1 RETURNING localpart, expires, issuer, sid`)
 	loginTokenPrune  = sqldb.Register("account.loginTokenPrune", `DELETE FROM login_tokens WHERE expires <= $1`)
 	loginTokenDelete = sqldb.Register("account.loginTokenDelete", `DELETE FROM login_tokens WHERE localpart = $1`)
 
@@ -151,6 +151,16 @@ var (
 		`SELECT localpart FROM external_ids WHERE issuer = $1 AND subject = $2`)
 	externalIssuers = sqldb.Register("account.externalIssuers",
 		`SELECT issuer FROM external_ids WHERE localpart = $1 ORDER BY issuer`)
+	sessionInsert  = sqldb.Register("account.sessionInsert", `INSERT INTO external_sessions (device, issuer, sid) VALUES ($1, $2, $3)`)
+	sessionsDelete = sqldb.Register("account.sessionsDelete", `DELETE FROM external_sessions WHERE device = ANY($1::bigint[])`)
+	sessionUsers   = sqldb.Register("account.sessionUsers", `SELECT DISTINCT d.localpart FROM external_sessions x
+		JOIN devices d ON d.nid = x.device WHERE x.issuer = $1 AND x.sid = $2`)
+	sessionDevices = sqldb.Register("account.sessionDevices", `SELECT d.nid FROM external_sessions x
+		JOIN devices d ON d.nid = x.device WHERE d.localpart = $1 AND x.issuer = $2 AND ($3::bytea IS NULL OR x.sid = $3)`)
+	sessionTokens     = sqldb.Register("account.sessionTokens", `DELETE FROM login_tokens WHERE localpart = $1 AND issuer = $2 AND ($3::bytea IS NULL OR sid = $3)`)
+	sessionTokenUsers = sqldb.Register("account.sessionTokenUsers",
+		`SELECT DISTINCT localpart FROM login_tokens WHERE issuer = $1 AND sid = $2`)
+
 	externalList = sqldb.Register("account.externalList",
 		`SELECT issuer, subject FROM external_ids WHERE localpart = $1 ORDER BY issuer`)
 	externalDelete = sqldb.Register("account.externalDelete",

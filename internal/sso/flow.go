@@ -34,6 +34,7 @@ type Flow struct {
 // Person is who signed in.
 type Person struct {
 	Issuer, Subject string
+	Session         string // the provider's name for the person's session there; "" when it has none
 
 	at    *remote
 	known *known
@@ -119,7 +120,13 @@ func (s *Service) finish(ctx context.Context, r *remote, browser string, f Flow,
 			return nil, err
 		}
 	}
-	return &Person{Issuer: r.Issuer, Subject: id.Subject, at: r, known: k, token: token, id: id}, nil
+	var more struct {
+		Session string `json:"sid"`
+	}
+	if err := id.Claims(&more); err != nil || len(more.Session) > maxSubject {
+		return nil, r.wrong(errors.Join(err, errors.New("the name of the session cannot be read")))
+	}
+	return &Person{Issuer: r.Issuer, Subject: id.Subject, Session: more.Session, at: r, known: k, token: token, id: id}, nil
 }
 
 // refused is what a provider said in place of a code.

@@ -31,6 +31,7 @@ type Provider struct {
 	Adopt              Adopt
 	ExistingOnly       bool // nobody gets an account by signing in
 	SkipReauthenticate bool // people who are signed in there need not do so again to confirm something
+	Backchannel        bool // devices end with the provider's session, when it says so
 }
 
 // ClaimNames say where a provider writes what a new account gets; "" is nowhere.

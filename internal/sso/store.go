@@ -24,12 +24,13 @@ const (
 
 var (
 	flowInsert = sqldb.Register("sso.flowInsert",
-		`INSERT INTO sso_flows (hash, browser, kind, data, expires) VALUES ($1, $2, $3, $4, $5)`)
+		`INSERT INTO sso_flows (hash, browser, kind, data, expires) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`)
 	flowTake = sqldb.Register("sso.flowTake", `DELETE FROM sso_flows
 		WHERE hash = $1 AND browser = $2 AND kind = $3 RETURNING data, expires`)
-	flowPrune = sqldb.Register("sso.flowPrune", `DELETE FROM sso_flows WHERE expires <= $1`)
-	flowCount = sqldb.Register("sso.flowCount", `SELECT count(*) FROM sso_flows`)
-	flowTrim  = sqldb.Register("sso.flowTrim",
+	flowExpires = sqldb.Register("sso.flowExpires", `SELECT expires FROM sso_flows WHERE hash = $1`)
+	flowPrune   = sqldb.Register("sso.flowPrune", `DELETE FROM sso_flows WHERE expires <= $1`)
+	flowCount   = sqldb.Register("sso.flowCount", `SELECT count(*) FROM sso_flows`)
+	flowTrim    = sqldb.Register("sso.flowTrim",
 		`DELETE FROM sso_flows WHERE hash IN (SELECT hash FROM sso_flows ORDER BY expires, hash LIMIT $1)`)
 )
 
@@ -73,12 +74,19 @@ func (s *Service) Hold(ctx context.Context, browser, kind string, v any) (ticket
 	}
 	ticket = newText()
 	hash, owner := sha256.Sum256([]byte(ticket)), sha256.Sum256([]byte(browser))
-	now := s.o.Now()
-	return ticket, s.o.DB.Do(ctx, &sqldb.Op{Name: "sso.hold", Write: func(tx *sqldb.Tx, _ int64) error {
-		if err := s.trim(tx, now.UnixMilli()); err != nil {
+	return ticket, s.put(ctx, "sso.hold", hash[:], owner[:], kind, data, s.o.Now().Add(Lifetime).UnixMilli())
+}
+
+// put writes a row; without a browser for none.
+func (s *Service) put(ctx context.Context, name string, hash, browser []byte, kind string, data []byte, expires int64) error {
+	if browser == nil {
+		browser = []byte{}
+	}
+	return s.o.DB.Do(ctx, &sqldb.Op{Name: name, Write: func(tx *sqldb.Tx, _ int64) error {
+		if err := s.trim(tx, s.o.Now().UnixMilli()); err != nil {
 			return err
 		}
-		_, err := tx.Exec(flowInsert, hash[:], owner[:], kind, data, now.Add(Lifetime).UnixMilli())
+		_, err := tx.Exec(flowInsert, hash, browser, kind, data, expires)
 		return err
 	}})
 }

@@ -253,6 +253,17 @@ func (p *Provider) userInfo(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, claims)
 }
 
+// LogoutToken is one with these claims beside, or in place of, those that every good one has.
+func (p *Provider) LogoutToken(claims map[string]any) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.Now()
+	all := map[string]any{"iss": p.URL, "aud": ClientID, "iat": now.Unix(), "exp": now.Add(2 * time.Minute).Unix(), "jti": rand.Text(),
+		"events": map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}}}
+	maps.Copy(all, claims)
+	return p.sign(all)
+}
+
 // Person are the claims of somebody who is called name.
 func Person(name string) map[string]any {
 	return map[string]any{"sub": "sub of " + name, "preferred_username": name, "name": strings.ToUpper(name), "email": name + "@example.com", "email_verified": true}
