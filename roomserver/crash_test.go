@@ -135,7 +135,7 @@ func checkRoomIsWhole(t *testing.T, s *Server, nid int64, found map[int64]int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.State.Set.Len() < 6 || !same(v.State.Set, set) {
+	if v.State.Set.Len() < 5 || !same(v.State.Set, set) {
 		t.Fatalf("room %s is half-written: its state has %d events, replaying gives %d", id, v.State.Set.Len(), set.Len())
 	}
 	sendText(t, s, id, "@alice:a.example", "still alive")

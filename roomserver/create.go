@@ -288,16 +288,16 @@ func powerLevels(v *event.Version, q CreateRequest, creators []string) map[strin
 	return content
 }
 
-// presetState returns the join rules, history visibility and guest access of a preset.
+// presetState returns the join rules, history visibility and guest access of a preset. That guests are forbidden is what
+// holds without an event too (m.room.guest_access), so public rooms go without one, as elsewhere.
 func presetState(preset string) []StateEvent {
-	join, guests := "invite", "can_join"
+	shared := StateEvent{Type: "m.room.history_visibility", Content: encode(map[string]string{"history_visibility": "shared"})}
 	if preset == "public_chat" {
-		join, guests = "public", "forbidden"
+		return []StateEvent{{Type: "m.room.join_rules", Content: encode(map[string]string{"join_rule": "public"})}, shared}
 	}
 	return []StateEvent{
-		{Type: "m.room.join_rules", Content: encode(map[string]string{"join_rule": join})},
-		{Type: "m.room.history_visibility", Content: encode(map[string]string{"history_visibility": "shared"})},
-		{Type: "m.room.guest_access", Content: encode(map[string]string{"guest_access": guests})},
+		{Type: "m.room.join_rules", Content: encode(map[string]string{"join_rule": "invite"})}, shared,
+		{Type: "m.room.guest_access", Content: encode(map[string]string{"guest_access": "can_join"})},
 	}
 }
 

@@ -16,7 +16,7 @@ func TestUpgrade(t *testing.T) {
 		for _, c := range []struct{ from, to string }{{"1", "11"}, {"6", "12"}, {"9", "10"}, {"11", "12"}, {"12", "12"}, {"12", "11"}, {"12", "1"}} {
 			name := c.from + "to" + c.to
 			room := n.create("alice", fmt.Sprintf(`{"room_version":%q,"room_alias_name":"a%s","name":"N","topic":"T","visibility":"public","creation_content":{"type":"m.space","m.federate":false},
-				"initial_state":[{"type":"m.room.history_visibility","content":{"history_visibility":"invited"}},{"type":"m.room.encryption","content":{"algorithm":"m.megolm.v1.aes-sha2"}},
+				"initial_state":[{"type":"m.room.history_visibility","content":{"history_visibility":"invited"}},{"type":"m.room.encryption","content":{"algorithm":"m.megolm.v1.aes-sha2"}},{"type":"m.room.guest_access","content":{"guest_access":"can_join"}},
 				{"type":"m.room.server_acl","content":{"allow":["*"],"deny":["evil"]}},{"type":"m.room.avatar","content":{"url":"mxc://a/b"}},
 				{"type":"m.space.child","state_key":"!c:hs","content":{"via":["hs"]}},{"type":"m.space.child","state_key":"!d:hs","content":{}},{"type":"x.y","content":{"a":1}}]}`, c.from, name))
 			if err := n.s.AddAlias(ctx, store.Alias{Alias: "#b" + name + ":hs", RoomID: room, Creator: "@alice:hs"}); err != nil {
@@ -46,7 +46,7 @@ func TestUpgrade(t *testing.T) {
 			for what, want := range map[string]string{
 				"m.room.name name": "N", "m.room.topic topic": "T", "m.room.avatar url": "mxc://a/b", "m.room.history_visibility history_visibility": "invited",
 				"m.room.encryption algorithm": "m.megolm.v1.aes-sha2", "m.room.server_acl deny": "[evil]", "m.room.join_rules join_rule": "public",
-				"m.room.guest_access guest_access": "forbidden", "m.room.member/@eve:hs membership": "ban", "m.room.member/@eve:hs reason": "spam",
+				"m.room.guest_access guest_access": "can_join", "m.room.member/@eve:hs membership": "ban", "m.room.member/@eve:hs reason": "spam",
 				"m.room.canonical_alias alias": "#a" + name + ":hs", "m.space.child/!c:hs via": "[hs]", "m.room.power_levels kick": "40",
 			} {
 				if typ, key, _ := strings.Cut(what, " "); got(typ, key) != want {

@@ -66,7 +66,7 @@ func TestFullState(t *testing.T) {
 		since := next(g.get(a))
 		res := g.get(a, "since", since, "full_state", "true", "timeout", "60000")
 		expect(t, "all state", list(in(res, "join", room, "state.events")),
-			"create join:@a power_levels join_rules history_visibility guest_access name=R")
+			"create join:@a power_levels join_rules history_visibility name=R")
 		expect(t, "no timeline", in(res, "join", room, "timeline.events").Raw, "[]")
 	})
 }
@@ -85,7 +85,7 @@ func TestNewlyJoined(t *testing.T) {
 		expect(t, "timeline", list(in(res, "join", room, "timeline.events")), "before join:@b after")
 		expect(t, "limited", in(res, "join", room, "timeline.limited"), true)
 		expect(t, "state", list(in(res, "join", room, "state.events")),
-			"create join:@a power_levels join_rules history_visibility guest_access name=R")
+			"create join:@a power_levels join_rules history_visibility name=R")
 		expect(t, "account data of the time before", in(res, "join", room, "account_data.events.0.type"), "x.note")
 		expect(t, "then no more", g.get(b, "since", next(res)).Get("rooms").Raw, "")
 	})
@@ -206,7 +206,7 @@ func TestLeftAndJoinedAgain(t *testing.T) {
 		g.say(room, a, "hello")
 		g.member(room, passing, passing, "leave")
 		res = g.get(passing, "since", since)
-		expect(t, "joined and left", list(in(res, "leave", room, "timeline.events")), "history_visibility guest_access history_visibility join:@c hello leave:@c")
+		expect(t, "joined and left", list(in(res, "leave", room, "timeline.events")), "join_rules history_visibility history_visibility join:@c hello leave:@c")
 		if !strings.Contains(in(res, "leave", room, "state.events").Raw, "m.room.create") {
 			t.Error("who was new needs the whole state")
 		}

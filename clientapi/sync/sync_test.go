@@ -15,7 +15,7 @@ func TestInitialThenIncremental(t *testing.T) {
 		g.say(room, a, "one")
 		first := g.get(b)
 		expect(t, "timeline", list(in(first, "join", room, "timeline.events")),
-			"create join:@a power_levels join_rules history_visibility guest_access name=R join:@b one")
+			"create join:@a power_levels join_rules history_visibility name=R join:@b one")
 		expect(t, "whole", in(first, "join", room, "timeline.limited"), false)
 		expect(t, "counts", in(first, "join", room, "summary").Raw, `{"m.joined_member_count":2,"m.invited_member_count":0}`)
 		if !first.Get("account_data.events.#(type==\"m.push_rules\").content.global.override").IsArray() {
@@ -48,7 +48,7 @@ func TestNewlyJoinedIsLimited(t *testing.T) {
 		g.join(room, b)
 		res := g.get(b, "since", since, "filter", `{"room":{"timeline":{"limit":50}}}`)
 		expect(t, "come", in(res, "join", room, "timeline.limited"), true)
-		expect(t, "all of it", list(in(res, "join", room, "timeline.events")), "create join:@a power_levels join_rules history_visibility guest_access join:@b")
+		expect(t, "all of it", list(in(res, "join", room, "timeline.events")), "create join:@a power_levels join_rules history_visibility join:@b")
 		g.say(room, a, "one")
 		expect(t, "stayed", in(g.get(b, "since", next(res)), "join", room, "timeline.limited"), false)
 		expect(t, "at first", in(g.get(b, "filter", `{"room":{"timeline":{"limit":50}}}`), "join", room, "timeline.limited"), false)
