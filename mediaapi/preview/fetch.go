@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -65,11 +66,17 @@ const (
 // Parse reads the address of a page: absolute, http or https, at most 2,048 bytes, without a password. It comes back
 // in one form for all ways to write it: host in lower-case ASCII, no default port, no fragment. The error is ErrURL.
 func Parse(raw string) (*url.URL, error) {
-	u, err := url.Parse(strings.TrimSpace(raw))
-	if err != nil || len(raw) > maxURL {
+	if len(raw) > maxURL {
 		return nil, ErrURL
 	}
-	return clean(u)
+	u, err := url.Parse(strings.TrimSpace(raw))
+	if err != nil {
+		return nil, ErrURL
+	}
+	if u, err = clean(u); err != nil || len(u.String()) > maxURL {
+		return nil, ErrURL
+	}
+	return u, nil
 }
 
 // clean is Parse for what is parsed.
@@ -99,15 +106,18 @@ func clean(u *url.URL) (*url.URL, error) {
 	return &out, nil
 }
 
-// asciiHost is a host as it is looked up. A dot at the end says nothing here but would get past patterns.
+// asciiHost is a host as it is looked up. A dot at the end, which other scripts write otherwise, says nothing here but
+// would get past patterns.
 func asciiHost(host string) (string, error) {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	for i := range len(host) {
-		if host[i] >= 0x80 {
-			return idna.Lookup.ToASCII(host)
+	host = strings.ToLower(host)
+	if strings.ContainsFunc(host, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		ascii, err := idna.Lookup.ToASCII(host)
+		if err != nil {
+			return "", err
 		}
+		host = ascii
 	}
-	return host, nil
+	return strings.TrimRight(host, "."), nil
 }
 
 // check says whether an address may be asked. The transport looks at where its host really is.

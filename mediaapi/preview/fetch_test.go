@@ -19,6 +19,8 @@ func TestParse(t *testing.T) {
 		"http://example.org.:443/":           "http://example.org:443/",
 		"https://bücher.example/ä":           "https://xn--bcher-kva.example/%C3%A4",
 		"https://[2001:DB8::1]:443/":         "https://[2001:db8::1]/",
+		"http://example。org。/":               "http://example.org/",
+		"http://。/":                          "",
 		"ftp://example.org/":                 "",
 		"file:///etc/passwd":                 "",
 		"example.org":                        "",
@@ -136,5 +138,47 @@ func TestGet(t *testing.T) {
 	w.asked = nil
 	if _, err := get("http://loop.example/"); err == nil || len(w.asked) != maxRedirects+1 {
 		t.Errorf("a loop: %v after %d", err, len(w.asked))
+	}
+}
+
+// FuzzParse holds that all ways to write an address end in one.
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{"https://Example.ORG", "http://bücher.example:80/ä?ö#ü", "https://[::1]:443/%2e%2e/", "http://a。b/", "http://x../", "http://x./" + strings.Repeat("ä", 700)} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		u, err := Parse(raw)
+		if err != nil {
+			return
+		}
+		again, err := Parse(u.String())
+		if err != nil || again.String() != u.String() {
+			t.Errorf("%q is %s, which is %v, %v", raw, u, again, err)
+		}
+		if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Fragment != "" {
+			t.Errorf("%q is %#v", raw, u)
+		}
+	})
+}
+
+func BenchmarkRead(b *testing.B) {
+	row := `<div class="row"><a href="/item?id=1">A title that is long enough</a><span>12 points</span></div>`
+	pages := map[string]string{
+		"declared": `<head><meta property="og:title" content=T><meta property="og:description" content=D><meta property="og:image" content=i.png></head><body>`,
+		"searched": `<head><title>T</title></head><body>`,
+	}
+	base, err := Parse("https://page.example/")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, head := range pages {
+		page := head + strings.Repeat(row, (1<<20)/len(row))
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(len(page)))
+			for b.Loop() {
+				Read(strings.NewReader(page), "text/html", base)
+			}
+		})
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"knock/cmd/knock/demo/lab"
 	"knock/cmd/knock/node"
 	"knock/test/hstest"
@@ -229,6 +231,33 @@ func TestKilled(t *testing.T) {
 			w.must(err)
 			if got := w.bodies(c, room); membership != "invite" || !slices.Equal(got, []string{"news"}) {
 				t.Errorf("%s is %s and got %q", c.UserID, membership, got)
+			}
+		}
+	})
+}
+
+// Many notices at once make one room for each user, and lose none.
+func TestAtOnce(t *testing.T) {
+	each(t, func(w *world) {
+		people := make([]*lab.Client, 6)
+		for i := range people {
+			people[i] = w.n.MustRegister(fmt.Sprint("user", i))
+		}
+		const rounds = 5
+		var all errgroup.Group
+		for i := range rounds * len(people) {
+			body := object{"user_id": people[i%len(people)].UserID, "content": text(fmt.Sprint(i / len(people)))}
+			all.Go(func() error { return w.root.Call(w.ctx, http.MethodPost, tools, body, nil) })
+		}
+		w.must(all.Wait())
+		for _, c := range people {
+			room, _ := w.standing(c)
+			_, err := c.Join(w.ctx, room)
+			w.must(err)
+			got := w.bodies(c, room)
+			slices.Sort(got)
+			if !slices.Equal(got, []string{"0", "1", "2", "3", "4"}) {
+				t.Errorf("%s got %q", c.UserID, got)
 			}
 		}
 	})
