@@ -58,11 +58,13 @@ var (
 	forwardOrd  = sqldb.Register("events.forwardOrd", `SELECT nid FROM events WHERE room = $1 AND ord > $2 ORDER BY ord LIMIT $3`)
 	backPos     = sqldb.Register("events.backPos", `SELECT nid FROM events WHERE room = $1 AND pos > $2 AND pos <= $3 ORDER BY pos DESC LIMIT $4`)
 	forwardPos  = sqldb.Register("events.forwardPos", `SELECT nid FROM events WHERE room = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`)
-	lastOrds    = sqldb.Register("events.lastOrd", `SELECT max(ord), min(ord) FROM events WHERE room = $1`)
-	ordAtPos    = sqldb.Register("events.ordAtPos", `SELECT ord FROM events WHERE room = $1 AND pos <= $2 AND ord IS NOT NULL ORDER BY pos DESC LIMIT 1`)
-	nextOrd     = sqldb.Register("events.nextOrd", `SELECT min(ord) FROM events WHERE room = $1 AND ord > $2`)
-	prevOrd     = sqldb.Register("events.prevOrd", `SELECT max(ord) FROM events WHERE room = $1 AND ord < $2`)
-	nearestTS   = [2]*sqldb.Stmt{
+	lastOrds    = sqldb.Register("events.lastOrd", `SELECT
+		(SELECT ord FROM events WHERE room = $1 AND ord IS NOT NULL ORDER BY ord DESC LIMIT 1),
+		(SELECT ord FROM events WHERE room = $1 AND ord IS NOT NULL ORDER BY ord LIMIT 1)`)
+	ordAtPos  = sqldb.Register("events.ordAtPos", `SELECT ord FROM events WHERE room = $1 AND pos <= $2 AND ord IS NOT NULL ORDER BY pos DESC LIMIT 1`)
+	nextOrd   = sqldb.Register("events.nextOrd", `SELECT min(ord) FROM events WHERE room = $1 AND ord > $2`)
+	prevOrd   = sqldb.Register("events.prevOrd", `SELECT max(ord) FROM events WHERE room = $1 AND ord < $2`)
+	nearestTS = [2]*sqldb.Stmt{
 		sqldb.Register("events.nearestBack", `SELECT nid FROM events WHERE room = $1 AND ord IS NOT NULL AND ts <= $2 ORDER BY ts DESC, ord DESC LIMIT 1`),
 		sqldb.Register("events.nearestForward", `SELECT nid FROM events WHERE room = $1 AND ord IS NOT NULL AND ts >= $2 ORDER BY ts, ord LIMIT 1`),
 	}
