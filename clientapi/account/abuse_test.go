@@ -1,6 +1,8 @@
 package account
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"net/http/httptest"
 	"net/url"
@@ -185,4 +187,30 @@ func TestOpenIDOfLocked(t *testing.T) {
 			t.Error(user)
 		}
 	})
+}
+
+// hugeProfiles is a server whose users have a lot to say.
+type hugeProfiles struct{}
+
+func (hugeProfiles) Profile(context.Context, string, string, string) (map[string]json.RawMessage, error) {
+	return map[string]json.RawMessage{"displayname": json.RawMessage(`"` + strings.Repeat("x", 60<<10) + `"`)}, nil
+}
+
+// TestRemoteProfilesAreBounded: strangers who look up strangers do not fill the memory.
+func TestRemoteProfilesAreBounded(t *testing.T) {
+	c := newRemoteCache(hugeProfiles{}, time.Now)
+	for i := range 1000 {
+		if _, err := c.profile(t.Context(), "far.example", fmt.Sprintf("@u%d:far.example", i), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	size := 0
+	for _, p := range c.m {
+		for _, v := range p.fields {
+			size += len(v)
+		}
+	}
+	if size > maxRemoteBytes || size == 0 {
+		t.Errorf("%d bytes are kept", size)
+	}
 }

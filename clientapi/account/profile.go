@@ -98,6 +98,7 @@ const (
 	remoteFailure    = 3 * time.Second
 	maxRemote        = 5000
 	maxRemoteProfile = 64 << 10 // bytes
+	maxRemoteBytes   = 16 << 20
 )
 
 // remoteCache asks other servers for profiles, once for many who want the same, and not again for a minute; a failure is
@@ -108,12 +109,20 @@ type remoteCache struct {
 	flight singleflight.Group
 	mu     sync.Mutex
 	m      map[string]remoteProfile
+	bytes  int // of the fields in m
 }
 
 type remoteProfile struct {
 	fields map[string]json.RawMessage
 	err    error
 	at     time.Time
+}
+
+func (p remoteProfile) size() (n int) {
+	for k, v := range p.fields {
+		n += len(k) + len(v)
+	}
+	return n
 }
 
 func newRemoteCache(from RemoteProfiles, now func() time.Time) *remoteCache {
@@ -133,7 +142,7 @@ func (c *remoteCache) profile(ctx context.Context, server, userID, field string)
 		defer cancel()
 		fields, err := c.from.Profile(ctx, server, userID, field)
 		p := remoteProfile{fields, remoteError(err), c.now()}
-		if err == nil && tooLarge(fields) {
+		if err == nil && p.size() > maxRemoteProfile {
 			p = remoteProfile{nil, errRemote(nil), p.at}
 		}
 		c.keep(key, p)
@@ -157,18 +166,12 @@ func (c *remoteCache) cached(key string) (remoteProfile, bool) {
 func (c *remoteCache) keep(key string, p remoteProfile) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.m) >= maxRemote {
+	if len(c.m) >= maxRemote || c.bytes+p.size() > maxRemoteBytes {
 		clear(c.m)
+		c.bytes = 0
 	}
+	c.bytes += p.size() - c.m[key].size()
 	c.m[key] = p
-}
-
-func tooLarge(fields map[string]json.RawMessage) bool {
-	size := 0
-	for k, v := range fields {
-		size += len(k) + len(v)
-	}
-	return size > maxRemoteProfile
 }
 
 // remoteError passes on that there is no such profile or that it is not for us; anything else is the other server's

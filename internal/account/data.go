@@ -16,8 +16,10 @@ import (
 
 // Bounds of one user's account data.
 const (
-	maxDataType = 255    // bytes
-	maxData     = 20_000 // rows
+	maxDataType  = 255    // bytes
+	maxData      = 20_000 // rows
+	maxDataBytes = 32 << 20
+	smallData    = 4 << 10 // bytes of a row that may grow without being counted
 )
 
 // Datum is one piece of account data. Deleted data has the content {}.
@@ -153,8 +155,8 @@ func writeData(tx *sqldb.Tx, local string, d Datum, edit func([]byte) ([]byte, e
 	if verdict != nil || len(was) == 0 && len(content) == 0 {
 		return false, verdict, nil
 	}
-	if len(was) == 0 {
-		if verdict, err = roomForData(tx, local); verdict != nil || err != nil {
+	if len(was) == 0 || len(content) > max(len(was), smallData) {
+		if verdict, err = roomForData(tx, local, len(was) == 0, len(content)-len(was)); verdict != nil || err != nil {
 			return false, verdict, err
 		}
 	}
@@ -165,14 +167,17 @@ func writeData(tx *sqldb.Tx, local string, d Datum, edit func([]byte) ([]byte, e
 	return err == nil, nil, err
 }
 
-// roomForData refuses one more row for a user who has very many, or who is not there.
-func roomForData(tx *sqldb.Tx, local string) (verdict, err error) {
-	var rows int64
-	if err := tx.QueryRow(dataCount, local).Scan(&rows); err != nil {
+// roomForData refuses more data, in a row of its own or not, for a user who has very much, or who is not there.
+func roomForData(tx *sqldb.Tx, local string, row bool, more int) (verdict, err error) {
+	var rows, size int64
+	if err := tx.QueryRow(dataSize, local).Scan(&rows, &size); err != nil {
 		return nil, err
 	}
-	if rows >= maxData {
+	switch {
+	case row && rows >= maxData:
 		return matrixerr.TooLarge(fmt.Sprintf("You have %d pieces of account data; delete some first", rows)), nil
+	case size+int64(more) > maxDataBytes:
+		return matrixerr.TooLarge("Your account data would take more than 32 MiB; delete some first"), nil
 	}
 	var u User
 	verdict = activeUser(tx, local, &u)

@@ -102,7 +102,8 @@ var (
 
 	dataRow = sqldb.Register("account.dataRow",
 		`SELECT content FROM account_data WHERE localpart = $1 AND room = $2 AND type = $3`)
-	dataCount  = sqldb.Register("account.dataCount", `SELECT COUNT(*) FROM account_data WHERE localpart = $1`)
+	dataSize = sqldb.Register("account.dataSize",
+		`SELECT COUNT(*), CAST(COALESCE(SUM(length(content)), 0) AS bigint) FROM account_data WHERE localpart = $1`)
 	dataUpsert = sqldb.Register("account.dataUpsert", `INSERT INTO account_data (localpart, room, type, content, pos)
 		VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (localpart, room, type) DO UPDATE SET content = excluded.content, pos = excluded.pos`)
