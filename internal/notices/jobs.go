@@ -173,7 +173,11 @@ func (s *Service) tell(ctx context.Context, j Job, locals []string) (passed stri
 	passed = j.passed
 	for _, local := range locals {
 		user := UserID(local, s.o.Accounts.ServerName())
-		if len(j.users) > 0 || s.person(user) {
+		person, err := s.person(ctx, user)
+		if err != nil {
+			return passed, sent, failed, err
+		}
+		if len(j.users) > 0 || person {
 			_, err := s.Send(ctx, Notice{User: user, Content: j.content, TxnID: "notice", Scope: "job " + j.ID})
 			switch {
 			case err == nil:
@@ -190,9 +194,13 @@ func (s *Service) tell(ctx context.Context, j Job, locals []string) (passed stri
 	return passed, sent, failed, nil
 }
 
-// person reports whether a user gets what is for everybody.
-func (s *Service) person(user string) bool {
-	return user != s.sender && (s.o.Serviced == nil || !s.o.Serviced(user))
+// person reports whether a user gets what is for everybody. Senders do not, those of before neither.
+func (s *Service) person(ctx context.Context, user string) (bool, error) {
+	if s.o.Serviced != nil && s.o.Serviced(user) {
+		return false, nil
+	}
+	sender, err := s.store.isSender(ctx, user)
+	return !sender, err
 }
 
 // next lists users who come next, by their localparts.

@@ -134,16 +134,31 @@ func (s *Service) Holds(ctx context.Context, room, user string) (bool, error) {
 	return id == room && err == nil, err
 }
 
-// room is where a user gets notices; the first makes it.
+// room is where a user gets notices. The first makes it, and the first of another sender makes another.
 func (s *Service) room(ctx context.Context, user string) (string, error) {
-	room, err := s.store.room(ctx, user)
-	if err != nil || room != "" {
-		return room, err
+	old, err := s.store.room(ctx, user)
+	if err != nil {
+		return "", err
 	}
+	if old == "" {
+		return s.newRoom(ctx, user, old)
+	}
+	in, err := s.o.Rooms.IsMember(ctx, old, s.sender)
+	if err != nil || in {
+		return old, err
+	}
+	room, err := s.newRoom(ctx, user, old)
+	if err != nil {
+		return "", err
+	}
+	return room, s.o.Accounts.DeleteTag(ctx, user, old, tag)
+}
+
+func (s *Service) newRoom(ctx context.Context, user, old string) (string, error) {
 	return s.o.Rooms.Create(ctx, roomserver.CreateRequest{Creator: s.sender, Preset: "private_chat", Name: s.o.RoomName,
 		CreationContent:    map[string]json.RawMessage{"m.federate": json.RawMessage("false")},
 		PowerLevelOverride: map[string]json.RawMessage{"users_default": json.RawMessage("-10")}, // nobody answers here
-		Also:               func(tx *sqldb.Tx, room string) error { return s.store.insertRoom(tx, user, room) }})
+		Also:               func(tx *sqldb.Tx, room string) error { return s.store.setRoom(tx, user, old, room) }})
 }
 
 // furnish gives a room the name and the picture of the configuration, unless it has them.

@@ -14,6 +14,7 @@ type noticeStore struct{ db *sqldb.DB }
 var (
 	roomSelect   = sqldb.Register("notices.room", `SELECT room_id FROM notice_rooms WHERE user_id = $1`)
 	roomInsert   = sqldb.Register("notices.insertRoom", `INSERT INTO notice_rooms (user_id, room_id) VALUES ($1, $2) ON CONFLICT DO NOTHING`)
+	roomUpdate   = sqldb.Register("notices.updateRoom", `UPDATE notice_rooms SET room_id = $3 WHERE user_id = $1 AND room_id = $2`)
 	senderSelect = sqldb.Register("notices.sender", `SELECT COUNT(*) FROM notice_senders WHERE user_id = $1`)
 	senderInsert = sqldb.Register("notices.insertSender", `INSERT INTO notice_senders (user_id) VALUES ($1) ON CONFLICT DO NOTHING`)
 
@@ -40,8 +41,14 @@ func (s noticeStore) room(ctx context.Context, user string) (room string, err er
 	return room, err
 }
 
-func (s noticeStore) insertRoom(tx *sqldb.Tx, user, room string) error {
-	n, err := tx.Exec(roomInsert, user, room)
+// setRoom gives a user a room in place of an old one, "" for none.
+func (s noticeStore) setRoom(tx *sqldb.Tx, user, old, room string) (err error) {
+	var n int64
+	if old == "" {
+		n, err = tx.Exec(roomInsert, user, room)
+	} else {
+		n, err = tx.Exec(roomUpdate, user, old, room)
+	}
 	if err == nil && n == 0 {
 		err = errRoomThere
 	}

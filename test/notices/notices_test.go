@@ -135,6 +135,43 @@ func TestSender(t *testing.T) {
 	})
 }
 
+// TestOtherSender gives the notices another user: rooms of the one before stay, and are notices' no more.
+func TestOtherSender(t *testing.T) {
+	each(t, func(w *world) {
+		alice := w.n.MustRegister("alice")
+		w.notify(alice, "", "one")
+		old, _ := w.standing(alice)
+		w.restart("server_notices.localpart=office")
+		w.call(w.root, http.MethodPut, ours+"/two", object{"everybody": true, "text": "two"})
+		if sent, failed := w.settled("two"); sent != 2 || failed != 0 {
+			t.Errorf("%d got it, %d did not", sent, failed)
+		}
+		w.notify(alice, "", "three")
+		w.must(alice.Act(w.ctx, old, "leave", object{}))
+		w.must(alice.Act(w.ctx, old, "forget", object{}))
+		invites := w.call(alice, http.MethodGet, lab.V3("sync"), nil).Get("rooms.invite")
+		if n := len(invites.Map()); n != 1 || invites.Get("*.invite_state.events.0.sender").Str != "@office:a.test" {
+			t.Fatalf("invites %s", invites)
+		}
+		room := invites.Get("@keys.0").Str
+		_, err := alice.Join(w.ctx, room)
+		w.must(err)
+		if got := w.bodies(alice, room); !slices.Equal(got, []string{"two", "three"}) {
+			t.Errorf("notices %q", got)
+		}
+		for id, want := range map[string]bool{old: false, room: true} {
+			tags := w.call(alice, http.MethodGet, lab.V3("user", alice.UserID, "rooms", id, "tags"), nil)
+			if got := tags.Get("tags.m\\.server_notice").Exists(); got != want {
+				t.Errorf("%s is tagged: %v", id, got)
+			}
+		}
+		w.restart("server_notices.localpart=_server")
+		w.notify(alice, "", "four") // in a third room: only the newest is a user's
+		w.refused("403 M_CANNOT_LEAVE_SERVER_NOTICE_ROOM", alice, http.MethodPost,
+			lab.V3("rooms", w.call(alice, http.MethodGet, lab.V3("sync"), nil).Get("rooms.invite.@keys.0").Str, "leave"), object{})
+	})
+}
+
 // settled waits until a notice to many has been sent.
 func (w *world) settled(id string) (sent, failed int64) {
 	w.t.Helper()
