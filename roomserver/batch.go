@@ -97,6 +97,7 @@ func (b *batch) add(ctx context.Context, e *event.Event, a acceptance) (*draft, 
 	b.drafts = append(b.drafts, d)
 	r.remember(d.stored)
 	if !d.live {
+		b.prepareRefused(d, a)
 		return d, b.prepareHistory(ctx, d, a)
 	}
 	after, err := b.after(d.stored, a.before)
@@ -255,6 +256,21 @@ func (b *batch) prepare(ctx context.Context, d *draft, a acceptance) error {
 		d.writes = append(d.writes, func(tx *sqldb.Tx, _ int64) error { return a.also(tx, d.stored.ID) })
 	}
 	return nil
+}
+
+// prepareRefused asks the participants that keep an eye on refused events.
+func (b *batch) prepareRefused(d *draft, a acceptance) {
+	if d.stored.Flags&(store.SoftFailed|store.Rejected|store.Outlier|store.Backfilled) != store.SoftFailed {
+		return
+	}
+	accepted := b.r.accepted(d, a)
+	for _, p := range b.r.s.Participants {
+		if k, ok := p.(Refuser); ok {
+			if write := k.PrepareRefused(accepted); write != nil {
+				d.writes = append(d.writes, func(tx *sqldb.Tx, _ int64) error { return write(tx) })
+			}
+		}
+	}
 }
 
 // prepareHistory asks the participants that index history, too, what they write

@@ -313,7 +313,8 @@ type MembershipRequest struct {
 	Device, TxnID          string
 	TS                     int64 // origin_server_ts in ms; 0: now, unless Dated
 	Dated                  bool
-	Delay                  string // as of a SendRequest, like Also
+	Sticky                 *int64 // as of a SendRequest, like what follows
+	Delay                  string
 	Also                   func(tx *sqldb.Tx, eventID string) error
 }
 

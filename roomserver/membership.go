@@ -22,7 +22,7 @@ func (s *Server) SetMembership(ctx context.Context, q MembershipRequest) (string
 	}
 	send := SendRequest{
 		RoomID: q.RoomID, Sender: q.Sender, Type: "m.room.member", StateKey: &q.Target, Content: content,
-		Device: q.Device, TxnID: q.TxnID, Path: "membership", TS: q.TS, Dated: q.Dated, Delay: q.Delay, Also: q.Also,
+		Device: q.Device, TxnID: q.TxnID, Path: "membership", TS: q.TS, Dated: q.Dated, Sticky: q.Sticky, Delay: q.Delay, Also: q.Also,
 	}
 	if q.Membership == auth.Invite && !s.IsLocal(q.Target) {
 		return s.inviteRemote(ctx, send)

@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"encoding/json"
+	"strconv"
 
 	"knock/internal/sqldb"
 	"knock/roomserver/auth"
@@ -13,7 +14,8 @@ import (
 type Viewer struct{ User, Device string }
 
 // Render encodes events in the client format with what "unsigned" says to this
-// viewer: age, transaction_id, delay_id, prev_content, membership, redacted_because.
+// viewer: age, transaction_id, delay_id, how long it stays
+// sticky, prev_content, membership, redacted_because.
 // withRoom includes room_id. extra, which may be nil, adds to each event's options.
 func (s *Server) Render(tx *sqldb.Tx, v Viewer, events []*store.Stored, withRoom bool, extra func(*store.Stored, *event.ClientOptions)) ([]json.RawMessage, error) {
 	now := s.Clock().UnixMilli()
@@ -26,6 +28,11 @@ func (s *Server) Render(tx *sqldb.Tx, v Viewer, events []*store.Stored, withRoom
 		if e.Delay != "" && e.Event.Sender() == v.User {
 			id := json.RawMessage(event.AppendString(nil, e.Delay))
 			o.Extra = append(o.Extra, event.Field{Key: "delay_id", Value: id}, event.Field{Key: "org.matrix.msc4140.delay_id", Value: id})
+		}
+		if ms, ok := e.Event.Sticky(); ok {
+			if left := min(e.TS+ms-now, ms); left > 0 {
+				o.Extra = append(o.Extra, event.Field{Key: "msc4354_sticky_duration_ttl_ms", Value: strconv.AppendInt(nil, left, 10)})
+			}
 		}
 		if err := s.unsigned(tx, v, e, &o); err != nil {
 			return nil, err

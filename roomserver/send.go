@@ -24,6 +24,7 @@ type SendRequest struct {
 	Dated                bool   // TS was given
 	Device, TxnID        string // where TxnID is set, one device's same transaction makes one event
 	Path                 string // what the transaction id is scoped to beside the device: the endpoint's path
+	Sticky               *int64 // for how many milliseconds it is sticky (MSC4354); nil: it is not
 	Delay                string // id of the delayed event that is sent (MSC4140); TxnID is empty then
 	// Also writes in the transaction of the event; its error fails the event. It may run more than once, and does not when
 	// the room says the same already. It may be nil.
@@ -113,6 +114,9 @@ func (r *room) abandon(b *batch, err error) error {
 
 // unchanged returns the id of the state event that says the same already.
 func (r *room) unchanged(ctx context.Context, q SendRequest) (string, error) {
+	if q.Sticky != nil { // it begins to be sticky anew
+		return "", nil
+	}
 	old, err := r.stateEvent(ctx, r.tip.state.Set, store.Tuple{Type: q.Type, Key: *q.StateKey})
 	if err != nil || old == nil || old.Event.Sender() != q.Sender {
 		return "", err
@@ -162,7 +166,7 @@ func (s *Server) CanBuild(ctx context.Context, q SendRequest) error {
 		return err
 	}
 	b := &event.Builder{Version: key.Version, Type: q.Type, Sender: q.Sender, RoomID: key.ID, StateKey: q.StateKey, Content: q.Content,
-		Redacts: q.Redacts, TS: q.TS, Depth: 1}
+		Redacts: q.Redacts, TS: q.TS, Depth: 1, Sticky: q.Sticky}
 	_, err = s.finish(b)
 	return err
 }
@@ -188,7 +192,7 @@ func (r *room) builder(ctx context.Context, q SendRequest) (*event.Builder, *sel
 	prevs, depth := r.prevs()
 	b := &event.Builder{
 		Version: r.key.Version, Type: q.Type, Sender: q.Sender, RoomID: r.key.ID, StateKey: q.StateKey, Content: q.Content,
-		PrevEvents: prevs, AuthEvents: sel.ids, Depth: depth, Redacts: q.Redacts, TS: q.TS,
+		PrevEvents: prevs, AuthEvents: sel.ids, Depth: depth, Redacts: q.Redacts, TS: q.TS, Sticky: q.Sticky,
 	}
 	if q.TS == 0 && !q.Dated {
 		b.TS = r.s.Clock().UnixMilli()

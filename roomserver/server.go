@@ -92,6 +92,12 @@ type Historian interface {
 	PrepareHistory(a *Accepted) func(tx *sqldb.Tx, pos int64) error
 }
 
+// Refuser is a Participant that also writes with events that the room's state
+// refused when they came (soft failure).
+type Refuser interface {
+	PrepareRefused(a *Accepted) func(tx *sqldb.Tx) error
+}
+
 // Outbound hears of committed events that go to other servers. It must not block.
 type Outbound interface {
 	Send(pos int64, roomID string, e *event.Event, servers []string)

@@ -48,6 +48,10 @@ func (a *API) delayedRoutes() []httpx.Route {
 // putDelayed schedules by the proposal's own endpoint.
 func (a *API) putDelayed(ctx context.Context, r *httpx.Request) (any, error) {
 	q := roomserver.SendRequest{RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], Device: r.Caller.DeviceID, TxnID: r.Vars["txnId"]}
+	var err error
+	if q.Sticky, err = stickyOf(r); err != nil {
+		return nil, err
+	}
 	return a.schedule(ctx, r, q, func(q *roomserver.SendRequest) (int64, error) {
 		var body struct {
 			Delay    *int64          `json:"delay_ms"`
@@ -127,7 +131,7 @@ func (a *API) schedule(ctx context.Context, r *httpx.Request, q roomserver.SendR
 	if err := a.maySchedule(ctx, r, q); err != nil {
 		return nil, err
 	}
-	e.StateKey, e.Content = q.StateKey, q.Content
+	e.StateKey, e.Content, e.Sticky = q.StateKey, q.Content, q.Sticky
 	if q.Dated {
 		e.TS = &q.TS
 	}

@@ -26,10 +26,13 @@ func (a *API) send(ctx context.Context, r *httpx.Request) (any, error) {
 		RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"],
 		Device: r.Caller.DeviceID, TxnID: r.Vars["txnId"], Path: "send",
 	}
+	var err error
+	if q.Sticky, err = stickyOf(r); err != nil {
+		return nil, err
+	}
 	if delay, ok, err := delayOf(r); ok || err != nil {
 		return a.scheduleFrom(ctx, r, q, delay, err)
 	}
-	var err error
 	if q.Content, err = r.ObjectBytes(); err != nil {
 		return nil, err
 	}
@@ -80,6 +83,21 @@ func massaged(r *httpx.Request) (ts int64, given bool, err error) {
 		return 0, false, matrixerr.InvalidParam("Query parameter ts must be a time in milliseconds since 1970")
 	}
 	return ts, true, nil
+}
+
+const stickyParam = "org.matrix.msc4354.sticky_duration_ms"
+
+// stickyOf is for how long an event is to be sticky (MSC4354), nil for not at all.
+func stickyOf(r *httpx.Request) (*int64, error) {
+	text := r.Query(stickyParam)
+	if text == "" {
+		return nil, nil
+	}
+	ms, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || ms < 0 || ms > event.MaxSticky {
+		return nil, matrixerr.InvalidParam("Query parameter " + stickyParam + " must be a number of milliseconds from 0 to 3600000")
+	}
+	return &ms, nil
 }
 
 func eventID(id string) any { return map[string]string{"event_id": id} }
@@ -159,10 +177,13 @@ func (a *API) redacted(tx *sqldb.Tx, q roomserver.SendRequest) (*event.Event, er
 func (a *API) putState(ctx context.Context, r *httpx.Request) (any, error) {
 	key := r.Vars["stateKey"]
 	q := roomserver.SendRequest{RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], StateKey: &key}
+	var err error
+	if q.Sticky, err = stickyOf(r); err != nil {
+		return nil, err
+	}
 	if delay, ok, err := delayOf(r); ok || err != nil {
 		return a.scheduleFrom(ctx, r, q, delay, err)
 	}
-	var err error
 	if q.Content, err = r.ObjectBytes(); err != nil {
 		return nil, err
 	}
@@ -212,7 +233,7 @@ func (a *API) sendMember(ctx context.Context, c httpx.Caller, q roomserver.SendR
 		return "", matrixerr.InvalidParam("The state key of a membership must be a user id")
 	}
 	m := roomserver.MembershipRequest{RoomID: q.RoomID, Sender: q.Sender, Target: *q.StateKey, Membership: membership, Content: content, TS: q.TS, Dated: q.Dated,
-		Delay: q.Delay, Also: q.Also}
+		Sticky: q.Sticky, Delay: q.Delay, Also: q.Also}
 	if c.Suspended && (membership != "leave" || m.Target != m.Sender) {
 		return "", matrixerr.UserSuspended()
 	}

@@ -27,6 +27,7 @@ type answer struct {
 
 	unread   map[string]pushrules.Counts
 	receipts *group   // that they are wanted for
+	sticky   []*entry // rooms that may have sticky events
 	given    []uint64 // member events, for the connection to remember
 
 	rooms   []byte // encoded members of "rooms", with commas
@@ -72,6 +73,9 @@ func (s *Sync) look(ctx context.Context, q *request, at token) (*answer, error) 
 	}
 	shown := a.firstShown()
 	if err := a.tell(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.tellSticky(ctx); err != nil {
 		return nil, err
 	}
 	if err := a.tellProfiles(ctx, shown); err != nil {

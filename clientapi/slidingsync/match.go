@@ -62,11 +62,13 @@ func (a *answer) match(ctx context.Context) error {
 	var last target // most rooms are asked for as the one before
 	for _, e := range a.roster.order {
 		t := target{e: e}
+		wanted := false
 		if a.listed(e) {
 			for i := range sieves {
 				if !sieves[i].takes(e) {
 					continue
 				}
+				wanted = true
 				if a.q.lists[i].has(a.counts[i]) {
 					t.lists.add(i)
 				}
@@ -75,6 +77,9 @@ func (a *answer) match(ctx context.Context) error {
 		}
 		if len(a.q.subs) > 0 && !a.hidden(e) {
 			_, t.sub = a.q.subs[e.key.ID]
+		}
+		if wanted || t.sub {
+			a.noteSticky(e)
 		}
 		switch {
 		case !t.sub && t.lists == bits{}:

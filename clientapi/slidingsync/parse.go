@@ -31,6 +31,11 @@ type (
 			Enabled bool   `json:"enabled"`
 			Limit   *int64 `json:"limit"`
 		} `json:"io.element.msc4308.thread_subscriptions"`
+		Sticky struct {
+			Enabled bool   `json:"enabled"`
+			Limit   *int64 `json:"limit"`
+			Since   string `json:"since"`
+		} `json:"org.matrix.msc4354.sticky_events"`
 		Profiles struct {
 			wireExtension
 			Fields *[]string `json:"fields"`
@@ -150,6 +155,8 @@ const (
 	maxDeviceMessages     = 1000
 	defaultThreads        = 100
 	maxThreads            = 500
+	defaultSticky         = 100
+	maxSticky             = 500
 )
 
 func (p *parser) extensions(w *wireExtensions) (x extensions) {
@@ -175,6 +182,13 @@ func (p *parser) extensions(w *wireExtensions) (x extensions) {
 			p.fail("The limit of thread subscriptions must be at least 1")
 		}
 		x.threads.limit = int(min(*n, maxThreads))
+	}
+	x.sticky.enabled, x.sticky.limit, x.sticky.since = w.Sticky.Enabled, defaultSticky, w.Sticky.Since
+	if n := w.Sticky.Limit; n != nil {
+		if *n < 1 {
+			p.fail("The limit of sticky events must be at least 1")
+		}
+		x.sticky.limit = int(min(*n, maxSticky))
 	}
 	return x
 }

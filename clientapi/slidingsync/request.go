@@ -111,6 +111,11 @@ type extensions struct {
 		enabled bool
 		limit   int
 	}
+	sticky struct {
+		enabled bool
+		limit   int
+		since   string
+	}
 }
 
 // check finishes a request that was read from either form.

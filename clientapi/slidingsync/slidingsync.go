@@ -32,6 +32,7 @@ import (
 	"knock/internal/httpx"
 	"knock/internal/pushrules"
 	"knock/internal/sqldb"
+	"knock/internal/sticky"
 	"knock/internal/stream"
 	"knock/internal/threads"
 	"knock/roomserver"
@@ -65,6 +66,7 @@ type Options struct {
 	Presence *ephemeral.Presence
 	Keys     Keys                   // nil: the extensions to_device and e2ee are not there
 	Threads  *threads.Subscriptions // nil: the extension of thread subscriptions is not there
+	Sticky   *sticky.Events         // nil: that of sticky events is not there
 
 	Clock      clock.Clock           // nil: the system's
 	Log        *logrus.Entry         // nil: silent

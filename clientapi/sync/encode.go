@@ -26,6 +26,9 @@ func (r *room) encode(dst []byte) []byte {
 	some = some || len(data) > 0
 	if r.left == nil {
 		dst = append(dst, r.summary...)
+		if len(r.sticky) > 0 {
+			dst, some = appendEvents(append(dst, `"msc4354_sticky":`...), r.sticky), true
+		}
 		passing := r.ephemeral()
 		dst = appendEvents(append(dst, `"ephemeral":`...), passing)
 		some = some || len(passing) > 0

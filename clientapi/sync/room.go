@@ -42,6 +42,7 @@ type room struct {
 
 	prevBatch string
 	timeline  []json.RawMessage
+	sticky    []json.RawMessage
 	state     []json.RawMessage
 	summary   []byte
 }
@@ -73,6 +74,9 @@ const (
 	pageSize    = 100
 	maxSearched = 5000
 )
+
+// maxSticky is more than a room may have of sticky events.
+const maxSticky = 10_000
 
 // page finds the newest events that the client wants.
 func (r *room) page(ctx context.Context) error {
@@ -122,7 +126,7 @@ func (r *room) read(tx *sqldb.Tx) error {
 	if !r.looked {
 		return nil
 	}
-	if len(r.events) == 0 && !r.limited && !r.full && r.before.State.Set == r.after.State.Set {
+	if len(r.events) == 0 && !r.limited && !r.full && r.before.State.Set == r.after.State.Set && !r.mayHaveSticky() {
 		return nil
 	}
 	if r.left == nil {
@@ -150,7 +154,34 @@ func (r *room) read(tx *sqldb.Tx) error {
 	if r.timeline, err = a.render(tx, visible); err != nil {
 		return err
 	}
+	if err := r.readSticky(tx); err != nil {
+		return err
+	}
 	return r.readState(tx)
+}
+
+func (r *room) mayHaveSticky() bool {
+	return r.a.o.Sticky != nil && r.a.o.Sticky.After(r.key.NID, r.from)
+}
+
+// readSticky reads the sticky events (MSC4354) that are new to the client and that the timeline does not show it,
+// whatever the room lets it see of its history.
+func (r *room) readSticky(tx *sqldb.Tx) error {
+	a := r.a
+	if r.left != nil || !r.mayHaveSticky() {
+		return nil
+	}
+	events, _, err := a.o.Sticky.Since(tx, a.o.Rooms.Store, []int64{r.key.NID}, r.from, r.to, maxSticky)
+	if err != nil {
+		return err
+	}
+	events = slices.DeleteFunc(events, func(e *store.Stored) bool {
+		_, ignored := a.q.ignored[e.Event.Sender()]
+		_, is := e.Event.Sticky()
+		return ignored || !is || slices.ContainsFunc(r.events, func(shown *store.Stored) bool { return shown.NID == e.NID })
+	})
+	r.sticky, err = a.render(tx, events)
+	return err
 }
 
 // readOutside is read for a room that the user was not in: only the event that

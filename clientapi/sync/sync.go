@@ -28,6 +28,7 @@ import (
 	"knock/internal/matrixerr"
 	"knock/internal/pushrules"
 	"knock/internal/sqldb"
+	"knock/internal/sticky"
 	"knock/internal/stream"
 	"knock/roomserver"
 	"knock/roomserver/store"
@@ -59,7 +60,8 @@ type Options struct {
 	Receipts *ephemeral.Receipts
 	Presence *ephemeral.Presence
 
-	Keys Keys // nil: no device has keys
+	Keys   Keys           // nil: no device has keys
+	Sticky *sticky.Events // nil: no event is sticky
 	// Bundle returns what else timeline events carry for a viewer, such as
 	// aggregations of relations; nil: nothing.
 	Bundle syncread.Bundle

@@ -45,6 +45,7 @@ type destination struct {
 	backlog []store.Due // the part of it that was listed
 	until   int64       // up to where; 0 when nothing was listed
 
+	extra    []extra
 	durable  durable
 	edus     eduQueue
 	hello    bool   // say that we are back
@@ -78,6 +79,7 @@ type outgoing struct {
 	// durable is how many EDUs that must arrive it takes, and told the position up to which they then all have.
 	durable int
 	told    int64
+	extra   map[string]extra // those of the events that are older, by id
 }
 
 func newDestination(s *Sender, name string) *destination {
@@ -213,6 +215,7 @@ func (d *destination) deliver(ctx context.Context, out *outgoing) error {
 	for id, reason := range refused {
 		d.s.o.Log.WithField("server", d.name).WithField("event", id).WithField("reason", reason).Info("A server refused an event")
 	}
+	d.refusedExtra(out, refused)
 	d.s.metrics.sent(out.t)
 	return nil
 }

@@ -86,10 +86,13 @@ func (s *Sender) spread(ctx context.Context) error {
 	s.edus.typing, s.edus.receipts, s.edus.presence = map[typingKey]bool{}, map[receiptKey]receipt{}, map[string]presence{}
 	newcomers := s.takeNewcomers()
 	s.edus.mu.Unlock()
-	for _, n := range newcomers {
+	for n, pos := range newcomers {
 		switch server := event.ServerOf(n.user); {
 		case server != s.o.ServerName:
 			s.welcome(n)
+			if err := s.giveSticky(ctx, n, pos); err != nil {
+				return err
+			}
 		case s.passing != nil:
 			for _, p := range s.passing.Present([]string{n.user}) {
 				present[p.User] = p

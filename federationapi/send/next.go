@@ -20,9 +20,15 @@ func (d *destination) next(ctx context.Context) (*outgoing, error) {
 		if out, err := d.fromDurable(ctx); out != nil || err != nil {
 			return out, err
 		}
+		if out, err := d.fromExtra(ctx); out != nil || err != nil {
+			return out, err
+		}
 		out, more := d.fromMemory()
 		if out != nil || !more {
 			return out, nil
+		}
+		if d.hasExtra() {
+			continue
 		}
 		if recalled, err := d.recall(ctx); recalled || err != nil {
 			if err != nil {
@@ -47,6 +53,8 @@ func (d *destination) fromMemory() (out *outgoing, more bool) {
 		return nil, true
 	case d.retry != nil:
 		return d.retry, false
+	case len(d.extra) > 0:
+		return nil, true
 	case d.behind, d.missed > 0 && len(d.live) == 0:
 		return nil, true
 	case len(d.live) == 0 && d.edus.empty() && !d.hello:

@@ -172,11 +172,11 @@ func (s *Sender) published(int64) {
 }
 
 // takeNewcomers takes those whose joins are published; edus.mu is held.
-func (s *Sender) takeNewcomers() (list []newcomer) {
-	published := s.o.Hub.Published()
+func (s *Sender) takeNewcomers() map[newcomer]int64 {
+	published, list := s.o.Hub.Published(), map[newcomer]int64{}
 	for k, pos := range s.edus.newcomers {
 		if pos <= published {
-			list = append(list, k)
+			list[k] = pos
 			delete(s.edus.newcomers, k)
 		}
 	}

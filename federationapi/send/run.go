@@ -63,6 +63,9 @@ func (s *Sender) begin(ctx context.Context) ([]greeting, error) {
 	for _, d := range early {
 		s.spawn(d)
 	}
+	if err := s.giveAllSticky(ctx); err != nil {
+		return nil, err
+	}
 	seen := map[string]bool{s.o.ServerName: true}
 	var well, failing []greeting
 	for i, servers := range [][]string{known.here, known.waiting} {

@@ -71,6 +71,7 @@ type Sender struct {
 	edus    eduIntake
 	durable Durable // nil: there are none
 	passing Passing // nil: there is none
+	sticky  Sticky  // nil: there is none
 	marks   marks
 	retired chan struct{} // a server has just been retired
 }

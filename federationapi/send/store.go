@@ -157,10 +157,15 @@ func (s *Sender) serviceBacklog(tx *sqldb.Tx, v store.Service, from, to int64) (
 		to = min(to, v.To)
 	}
 	list, err := s.o.Store.Backlog(tx, v.Room, from, to, maxBacklog+1)
-	if len(list) > maxBacklog {
-		list = list[:newestBacklog]
+	if len(list) <= maxBacklog || err != nil {
+		return list, err
 	}
-	return list, err
+	list = list[:newestBacklog]
+	if s.sticky == nil {
+		return list, nil
+	}
+	older, err := s.sticky.Own(tx, v.Room, from, list[newestBacklog-1].Pos-1)
+	return append(list, older...), err
 }
 
 // events loads what is due. What is gone meanwhile is left out, and what the server made itself and gave us to add to a

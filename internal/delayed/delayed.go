@@ -29,6 +29,7 @@ type Event struct {
 	StateKey     *string // nil: not a state event
 	Content      json.RawMessage
 	TS           *int64 // its origin_server_ts, if that was given
+	Sticky       *int64 // for how long it is sticky once it is sent (MSC4354); nil: it is not
 	Delay        int64
 	Scheduled    int64           // when the delay began
 	Finalised    int64           // 0 while it is scheduled

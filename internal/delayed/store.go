@@ -9,11 +9,11 @@ import (
 	"knock/internal/sqldb"
 )
 
-const columns = `SELECT nid, id, owner, device, service, room, type, state_key, content, ts, delay, scheduled, due, finalised, event, error FROM delayed_events `
+const columns = `SELECT nid, id, owner, device, service, room, type, state_key, content, ts, sticky, delay, scheduled, due, finalised, event, error FROM delayed_events `
 
 var (
 	insert = sqldb.RegisterInsert("delayed.insert",
-		`INSERT INTO delayed_events (nid, id, owner, device, service, room, type, state_key, content, ts, txn, delay, scheduled, due) VALUES`, 14, ``)
+		`INSERT INTO delayed_events (nid, id, owner, device, service, room, type, state_key, content, ts, sticky, txn, delay, scheduled, due) VALUES`, 15, ``)
 	byID      = sqldb.Register("delayed.byID", columns+`WHERE id = $1`)
 	byNID     = sqldb.Register("delayed.byNID", columns+`WHERE nid = $1`)
 	byTxn     = sqldb.Register("delayed.byTxn", `SELECT id FROM delayed_events WHERE txn = $1`)
@@ -34,12 +34,11 @@ var (
 func scan(row interface{ Scan(...any) error }) (e *Event, err error) {
 	e = &Event{}
 	var stateKey []byte
-	var ts, due, end *int64
+	var due, end *int64
 	var id, owner, device, service, room, typ, eventID []byte
-	err = row.Scan(&e.nid, &id, &owner, &device, &service, &room, &typ, &stateKey, (*[]byte)(&e.Content), &ts, &e.Delay, &e.Scheduled, &due, &end,
+	err = row.Scan(&e.nid, &id, &owner, &device, &service, &room, &typ, &stateKey, (*[]byte)(&e.Content), &e.TS, &e.Sticky, &e.Delay, &e.Scheduled, &due, &end,
 		&eventID, (*[]byte)(&e.Error))
 	e.ID, e.User, e.Device, e.Service, e.Room, e.Type, e.EventID = string(id), string(owner), string(device), string(service), string(room), string(typ), string(eventID)
-	e.TS = ts
 	if stateKey != nil {
 		key := string(stateKey)
 		e.StateKey = &key
@@ -72,7 +71,7 @@ func (e *Event) row(txn []byte) []any {
 	if e.StateKey != nil {
 		stateKey = append([]byte{}, *e.StateKey...)
 	}
-	return []any{e.nid, []byte(e.ID), []byte(e.User), []byte(e.Device), []byte(e.Service), []byte(e.Room), []byte(e.Type), stateKey, []byte(e.Content), e.TS, txn,
+	return []any{e.nid, []byte(e.ID), []byte(e.User), []byte(e.Device), []byte(e.Service), []byte(e.Room), []byte(e.Type), stateKey, []byte(e.Content), e.TS, e.Sticky, txn,
 		e.Delay, e.Scheduled, e.due}
 }
 

@@ -23,6 +23,7 @@ type Builder struct {
 	Depth      int64
 	Redacts    string // put where the room version has it
 	TS         int64  // origin_server_ts, milliseconds
+	Sticky     *int64 // for how many milliseconds it is sticky (MSC4354); nil: it is not
 
 	// Hashes are the reference hashes of prev and auth events, which versions 1
 	// and 2 quote beside the ids.
@@ -98,6 +99,10 @@ func (b *Builder) encode(server string) ([]byte, error) {
 	dst = strconv.AppendInt(append(dst, `,"depth":`...), b.Depth, 10)
 	if !b.Version.HashIDs() && server != "" {
 		dst = AppendString(append(dst, `,"event_id":`...), "$"+rand.Text()+":"+server)
+	}
+	if b.Sticky != nil {
+		dst = append(AppendString(append(dst, ','), stickyKey), `:{"duration_ms":`...)
+		dst = append(strconv.AppendInt(dst, *b.Sticky, 10), '}')
 	}
 	if b.origin != "" {
 		dst = AppendString(append(dst, `,"origin":`...), b.origin)

@@ -34,6 +34,9 @@ type Field struct {
 func (e *Event) AppendClient(dst []byte, o ClientOptions) []byte {
 	dst = e.appendClientContent(append(dst, `{"content":`...))
 	dst = AppendString(append(dst, `,"event_id":`...), e.id)
+	if e.raw.sticky.to > 0 {
+		dst = append(append(AppendString(append(dst, ','), stickyKey), ':'), e.value(e.raw.sticky)...)
+	}
 	dst = strconv.AppendInt(append(dst, `,"origin_server_ts":`...), e.ts, 10)
 	if e.redacts != "" {
 		dst = AppendString(append(dst, `,"redacts":`...), e.redacts)

@@ -2,6 +2,7 @@ package event
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 )
 
@@ -69,5 +70,47 @@ func TestContentAccess(t *testing.T) {
 	}
 	if raw, err := json.Marshal(map[string]*Event{"e": e}); err != nil || string(raw) != `{"e":`+string(e.JSON())+`}` {
 		t.Errorf("%s, %v", raw, err)
+	}
+}
+
+// TestSticky builds and reads sticky events (MSC4354), in place among the keys of canonical JSON.
+func TestSticky(t *testing.T) {
+	for id := range map[string]bool{"1": true, "5": true, "11": true, "12": true} {
+		v := version(t, id)
+		ms := int64(600_000)
+		b := Builder{Version: v, Type: "x", Sender: "@alice:domain", RoomID: "!room:domain", Content: json.RawMessage(`{"a":1}`), Depth: 1, TS: 1, Sticky: &ms}
+		if id == "12" {
+			b.RoomID = "!0000000000000000000000000000000000000000000"
+		}
+		e, err := b.Build(specSigner(t))
+		if err != nil {
+			t.Fatalf("version %s: %v", id, err)
+		}
+		if got, ok := e.Sticky(); got != ms || !ok {
+			t.Errorf("version %s: sticky for %d (%v)", id, got, ok)
+		}
+		again, err := Parse(v, e.JSON())
+		if err != nil || again.EventID() != e.EventID() || again.Redacted() {
+			t.Errorf("version %s: read again: %v", id, err)
+		}
+		if got, ok := again.Sticky(); got != ms || !ok {
+			t.Errorf("version %s: read again it is sticky for %d (%v)", id, got, ok)
+		}
+		if text := string(e.AppendClient(nil, ClientOptions{})); !strings.Contains(text, `,"msc4354_sticky":{"duration_ms":600000},"origin_server_ts":1`) {
+			t.Errorf("version %s: clients get %s", id, text)
+		}
+		if _, ok := e.Redact().Sticky(); ok {
+			t.Errorf("version %s: redacted, it is sticky", id)
+		}
+	}
+	for _, bad := range []string{`7`, `{}`, `{"duration_ms":"7"}`, `{"duration_ms":-1}`, `{"duration_ms":3600001}`, `{"duration_ms":null}`, `[]`} {
+		e := build(t, version(t, "11"), "x", nil, `{}`)
+		odd, err := FromStored(version(t, "11"), e.EventID(), []byte(strings.Replace(string(e.JSON()), `"origin_server_ts"`, `"msc4354_sticky":`+bad+`,"origin_server_ts"`, 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ms, ok := odd.Sticky(); ok {
+			t.Errorf("%s is sticky for %d", bad, ms)
+		}
 	}
 }

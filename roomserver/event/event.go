@@ -2,6 +2,7 @@ package event
 
 import (
 	"encoding/json"
+	"strconv"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -27,7 +28,7 @@ type Event struct {
 }
 
 // rawFields are the values, as they are encoded, that the client format needs.
-type rawFields struct{ content, room, sender, stateKey, typ, redacts rawValue }
+type rawFields struct{ content, room, sender, stateKey, typ, redacts, sticky rawValue }
 
 type rawValue struct{ from, to int32 }
 
@@ -124,6 +125,23 @@ func (e *Event) CreateID() string {
 		return ""
 	}
 	return "$" + e.room[1:]
+}
+
+// MaxSticky is the longest time for which an event may be sticky (MSC4354), in
+// milliseconds.
+const MaxSticky = 3_600_000
+
+// stickyKey is the top-level key of sticky events, under the proposal's prefix.
+const stickyKey = "msc4354_sticky"
+
+// Sticky returns for how many milliseconds the event asks to be sticky; false
+// when it does not, or not rightly.
+func (e *Event) Sticky() (ms int64, ok bool) {
+	if e.raw.sticky.to == 0 || e.json[e.raw.sticky.from] != '{' {
+		return 0, false
+	}
+	ms, err := strconv.ParseInt(string(lookup(e.value(e.raw.sticky), "duration_ms")), 10, 64)
+	return ms, err == nil && ms >= 0 && ms <= MaxSticky
 }
 
 // RedactsID returns the id of the event that this m.room.redaction redacts,

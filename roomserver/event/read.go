@@ -90,6 +90,8 @@ func (r *reader) field(key string, f field) {
 		e.isState = true
 	case "redacts":
 		e.raw.redacts = at
+	case stickyKey:
+		e.raw.sticky = at
 	}
 }
 

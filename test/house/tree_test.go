@@ -86,7 +86,7 @@ var ground = []string{"internal/stream", "internal/sqldb", "internal/matrixerr",
 	"internal/limits", "internal/clock", "internal/schema", "internal/fold", "internal/mail", "internal/glob", "internal/webpage"}
 
 var domain = []string{"roomserver", "internal/account", "internal/ephemeral", "internal/pushrules", "internal/e2ee",
-	"internal/relations", "internal/userdir", "internal/reports", "internal/appservice", "internal/pushers", "internal/identity", "internal/sso", "internal/search", "internal/threads", "internal/policy", "internal/delayed", "internal/notices"}
+	"internal/relations", "internal/userdir", "internal/reports", "internal/appservice", "internal/pushers", "internal/identity", "internal/sso", "internal/search", "internal/threads", "internal/policy", "internal/delayed", "internal/sticky", "internal/notices"}
 
 // rings are searched in order; the first that fits a package rules it.
 var rings = []ring{
@@ -111,6 +111,7 @@ var rings = []ring{
 	{"internal/appservice", slices.Concat([]string{"roomserver", "internal/ephemeral", "internal/e2ee"}, ground)},
 	{"internal/pushers", slices.Concat([]string{"roomserver", "internal/pushrules"}, ground)},
 	{"internal/notices", slices.Concat([]string{"roomserver", "internal/account"}, ground)},
+	{"internal/sticky", slices.Concat([]string{"roomserver"}, ground)},
 	{"internal/policy", slices.Concat([]string{"roomserver"}, ground)},
 	{"internal/reports", slices.Concat([]string{"roomserver"}, ground)},
 	{"internal/search", slices.Concat([]string{"roomserver", "internal/relations"}, ground)},

@@ -52,6 +52,7 @@ import (
 	"knock/internal/search"
 	"knock/internal/sqldb"
 	"knock/internal/sso"
+	"knock/internal/sticky"
 	"knock/internal/threads"
 	"knock/internal/userdir"
 	"knock/mediaapi"
@@ -86,6 +87,7 @@ type parts struct {
 	media    *mediaapi.Media
 	delayed  *delayed.Service
 	notices  *notices.Service // nil: there are none
+	sticky   *sticky.Events
 
 	typing   *ephemeral.Typing
 	receipts *ephemeral.Receipts
@@ -143,6 +145,7 @@ func (n *Node) wire(context.Context) error {
 	p.e2ee = n.newEncryption()
 	p.index = relations.NewIndex(p.store)
 	p.queue = search.NewQueue(p.store)
+	p.sticky = n.newSticky()
 	p.rooms = n.newRooms()
 	p.judge = n.newJudge()
 	p.services.Use(p.rooms)
@@ -175,7 +178,7 @@ func (n *Node) wire(context.Context) error {
 	p.ephemeralAPI = ephemeralapi.New(ephemeralapi.Options{Rooms: n.hub, Typing: p.typing, Receipts: p.receipts, Presence: p.presence})
 	p.sync = n.newSync()
 	p.sliding = slidingsync.New(slidingsync.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Reader: p.sync.Reader(), Accounts: p.account,
-		Push: p.push, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee, Threads: p.threads,
+		Push: p.push, Typing: p.typing, Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee, Threads: p.threads, Sticky: p.sticky,
 		Log: n.logs.Component("sync"), Registerer: n.metrics})
 	p.roomsAPI = n.newRoomsAPI()
 	p.directoryAPI = n.newDirectoryAPI()
@@ -205,6 +208,9 @@ func (n *Node) startParts(ctx context.Context) error {
 	if err := n.parts.rooms.Start(ctx); err != nil {
 		return fmt.Errorf("rooms: %w", err)
 	}
+	if err := n.parts.sticky.Start(ctx); err != nil {
+		return fmt.Errorf("sticky events: %w", err)
+	}
 	if err := n.parts.e2ee.Start(ctx); err != nil {
 		return fmt.Errorf("end-to-end encryption: %w", err)
 	}
@@ -220,6 +226,7 @@ func (n *Node) components() []component {
 		{"account", n.parts.account.Run},
 		{"rooms", n.parts.rooms.Run},
 		{"delayed", n.parts.delayed.Run},
+		{"sticky", n.parts.sticky.Run},
 		{"e2ee", n.parts.e2ee.Run},
 		{"services", n.parts.services.Run},
 		{"users", n.parts.users.Run},
@@ -385,7 +392,7 @@ func (n *Node) newRooms() *roomserver.Server {
 		Profiles: memberProfiles{p.account}, UnknownAlias: p.services.AskAlias, BlocksInvite: p.account.BlocksInvite, KeyValid: p.identity.KeyValid, AliasesChanged: p.services.AliasesChanged, DefaultVersion: n.cfg.Room.DefaultVersion, Erased: p.account.Erased, PolicyOptional: n.cfg.Room.PolicyOptional, Log: n.logs.Component("rooms"), Registerer: n.metrics,
 		Inbound: roomserver.InboundLimits{Full: n.cfg.Federation.Limits.Queue, Thinking: time.Duration(n.cfg.Federation.Limits.Resolution)},
 		Participants: []roomserver.Participant{
-			counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}, p.index, userdir.NewWatcher(n.hub, n.cfg.ServerName),
+			counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}, p.index, userdir.NewWatcher(n.hub, n.cfg.ServerName), p.sticky,
 			&gatekeeper{e2ee: p.e2ee, store: p.store, server: n.cfg.ServerName, later: &n.later},
 		}}
 	if n.cfg.Search.Enabled {
@@ -395,6 +402,7 @@ func (n *Node) newRooms() *roomserver.Server {
 		o.Remote, o.Verifier, o.Outbound = federationapi.NewRemote(p.remote), p.keys, p.sender
 		o.Down = func(server string) bool { return p.remote.Wait(server) > 0 }
 		o.Participants = append(o.Participants, p.sender)
+		p.sender.Stick(p.sticky)
 	}
 	if n.policyKey != nil {
 		o.PolicyRole = roomserver.NewPolicyRole(n.cfg.ServerName, n.policyKey, func(ctx context.Context, e *event.Event) (string, error) {
@@ -422,6 +430,13 @@ func (n *Node) newJudge() *policy.Judge {
 		DenyUsers: c.DenyUsers, DenyServers: c.DenyServers, DenyPhrases: c.DenyPhrases, MaxMentions: c.MaxMentions})
 }
 
+func (n *Node) newSticky() *sticky.Events {
+	return sticky.New(sticky.Options{DB: n.db, Hub: n.hub, ServerName: n.cfg.ServerName, Log: n.logs.Component("rooms"),
+		Reconsider: func(ctx context.Context, room string, event int64) (bool, error) {
+			return n.parts.rooms.Reconsider(ctx, room, event)
+		}})
+}
+
 func (n *Node) newDelayed() *delayed.Service {
 	c := n.cfg.Calls
 	return delayed.New(delayed.Options{DB: n.db, Send: n.sendDelayed, MaxDelay: time.Duration(c.MaxEventDelay), MaxCount: c.MaxDelayedEvents,
@@ -438,7 +453,7 @@ func (n *Node) sendDelayed(ctx context.Context, e *delayed.Event, also func(tx *
 	if err := clientapi.RateLimit(n.parts.limiter, n.parts.services)("message", caller, ""); err != nil {
 		return "", err
 	}
-	q := roomserver.SendRequest{RoomID: e.Room, Sender: e.User, Type: e.Type, StateKey: e.StateKey, Content: e.Content, Delay: e.ID, Also: also}
+	q := roomserver.SendRequest{RoomID: e.Room, Sender: e.User, Type: e.Type, StateKey: e.StateKey, Content: e.Content, Sticky: e.Sticky, Delay: e.ID, Also: also}
 	if e.TS != nil {
 		q.TS, q.Dated = *e.TS, true
 	}
@@ -500,7 +515,7 @@ func (n *Node) alive(server string) {
 func (n *Node) newSync() *sync.Sync {
 	p := &n.parts
 	return sync.New(sync.Options{DB: n.db, Hub: n.hub, Rooms: p.rooms, Accounts: p.account, Push: p.push, Typing: p.typing,
-		Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee, Bundle: p.related.Extra, Related: p.related.Related, Registerer: n.metrics})
+		Receipts: p.receipts, Presence: p.presence, Keys: p.e2ee, Sticky: p.sticky, Bundle: p.related.Extra, Related: p.related.Related, Registerer: n.metrics})
 }
 
 func (n *Node) newAdminAPI() *admin.API {
@@ -643,7 +658,7 @@ func (n *Node) newEphemeral() {
 }
 
 // features are the proposals in GET /versions that clients ask for by name.
-var features = []string{slidingsync.Feature, "org.matrix.msc3874", "org.matrix.msc3391", "org.matrix.msc4028", "org.matrix.msc4155", "org.matrix.msc4222", "org.matrix.msc4262", "org.matrix.msc4380", "org.matrix.msc4380.stable", "org.matrix.msc4429", "uk.half-shot.msc2666.query_mutual_rooms"}
+var features = []string{slidingsync.Feature, "org.matrix.msc3874", "org.matrix.msc3391", "org.matrix.msc4028", "org.matrix.msc4155", "org.matrix.msc4222", "org.matrix.msc4262", "org.matrix.msc4354", "org.matrix.msc4380", "org.matrix.msc4380.stable", "org.matrix.msc4429", "uk.half-shot.msc2666.query_mutual_rooms"}
 
 func (n *Node) callOptions() calls.Options {
 	t := n.cfg.Calls.TURN
