@@ -181,16 +181,24 @@ func (s *Service) furnish(ctx context.Context, room string) error {
 	return nil
 }
 
-// bring sees to it that a user knows of the room, and that it is a room for notices.
-func (s *Service) bring(ctx context.Context, room, user string) error {
+// label marks the room for the user's clients. A user whose account data is full is told without it.
+func (s *Service) label(ctx context.Context, room, user string) error {
 	tags, err := s.o.Accounts.Tags(ctx, user, room)
-	if err != nil {
+	if _, tagged := tags[tag]; err != nil || tagged {
 		return err
 	}
-	if _, tagged := tags[tag]; !tagged {
-		if err := s.o.Accounts.SetTag(ctx, user, room, tag, json.RawMessage("{}")); err != nil {
-			return err
-		}
+	err = s.o.Accounts.SetTag(ctx, user, room, tag, json.RawMessage("{}"))
+	if err != nil && refused(err) {
+		s.o.Log.WithError(err).WithField("user", user).Info("A room for notices cannot be marked for its user")
+		return nil
+	}
+	return err
+}
+
+// bring sees to it that a user knows of the room, and that it is a room for notices.
+func (s *Service) bring(ctx context.Context, room, user string) error {
+	if err := s.label(ctx, room, user); err != nil {
+		return err
 	}
 	m, err := s.o.Rooms.Membership(ctx, room, user)
 	if err != nil || m.State == store.Join {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -132,6 +133,26 @@ func TestSender(t *testing.T) {
 		w.refused("403 M_FORBIDDEN", w.root, http.MethodPost, tools, object{"user_id": alice.UserID, "content": text("x")})
 		w.restart(`server_notices.localpart=`)
 		w.refused("404 M_UNRECOGNIZED", w.root, http.MethodPost, tools, object{"user_id": person.UserID, "content": text("x")})
+	})
+}
+
+// Whoever leaves no place for the tag is told without it.
+func TestNoTag(t *testing.T) {
+	each(t, func(w *world) {
+		alice := w.n.MustRegister("alice")
+		w.notify(alice, "", "one")
+		room, _ := w.standing(alice)
+		_, err := alice.Join(w.ctx, room)
+		w.must(err)
+		tag := func(method, name string, content any) {
+			w.call(alice, method, lab.V3("user", alice.UserID, "rooms", room, "tags", name), content)
+		}
+		tag(http.MethodDelete, "m.server_notice", nil)
+		tag(http.MethodPut, "u.full", object{"x": strings.Repeat("x", 64<<10-len(`{"tags":{"u.full":{"x":""}}}`))})
+		w.notify(alice, "", "two")
+		if got := w.bodies(alice, room); !slices.Equal(got, []string{"one", "two"}) {
+			t.Errorf("notices %q", got)
+		}
 	})
 }
 
