@@ -9,6 +9,7 @@ Promise.withResolvers ??= () => {
 
 const sdk = await import("matrix-js-sdk");
 export const { ClientEvent, EventStatus, EventTimeline, MatrixEventEvent, NotificationCountType, RoomEvent, RoomMemberEvent, RoomStateEvent, UserEvent, createNewMatrixCall } = sdk;
+const { SlidingSync } = await import("matrix-js-sdk/lib/sliding-sync.js");
 const { VerificationPhase, VerifierEvent } = await import("matrix-js-sdk/lib/crypto-api/index.js");
 
 // The SDK tells the console a lot; console.log stays for whoever looks for a mistake here.
@@ -61,15 +62,23 @@ export async function start(client, options = {}) {
 }
 
 // startEncrypted is start with cryptography. Its keys are in memory: once stopped, the client is of no use.
-export async function startEncrypted(client) {
+export async function startEncrypted(client, options) {
     await client.initRustCrypto({ useIndexedDB: false });
-    return start(client);
+    return start(client, options);
+}
+
+// sliding are options of start: sliding sync with one list, of all rooms.
+export function sliding(client) {
+    const list = { ranges: [[0, 99]], timeline_limit: 20, required_state: [["*", "*"]] };
+    return { slidingSync: new SlidingSync(client.baseUrl, new Map([["all", list]]), { timeline_limit: 20 }, client, patience) };
 }
 
 // read waits until the client can read an encrypted message.
 export async function read(client, roomId, eventId, body) {
     const event = await seen(client, roomId, eventId);
-    await until(`"${body}", which is ${event.decryptionFailureReason ?? "there"}`, client, MatrixEventEvent.Decrypted, () => event.getContent().body === body);
+    void client.decryptEventIfNeeded(event); // as what shows it does: the SDK itself decrypts what comes last
+    const missing = () => `"${body}"; there is "${event.getContent().body}" (${event.decryptionFailureReason ?? "readable"})`;
+    await until(missing, client, MatrixEventEvent.Decrypted, () => event.getContent().body === body);
     if (!event.isEncrypted()) throw new Error(`"${body}" came in clear`);
 }
 
@@ -135,10 +144,11 @@ export async function untilTrue(what, check) {
     }
 }
 
-// until waits until check returns something, looking again whenever the client emits the event and after each sync.
+// until waits until check returns something, looking again whenever the client emits the event and after each sync. what
+// it waits for may be a function, which is asked at the end.
 export function until(what, client, event, check) {
     const { promise, resolve, reject } = Promise.withResolvers();
-    const timer = setTimeout(() => reject(new Error(`${client.getUserId()} has waited in vain for ${what}`)), patience);
+    const timer = setTimeout(() => reject(new Error(`${client.getUserId()} has waited in vain for ${what.call ? what() : what}`)), patience);
     const look = () => {
         try {
             const found = check();
