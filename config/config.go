@@ -129,6 +129,7 @@ type Provider struct {
 	EmailClaim       string   `yaml:"email_claim" doc:"The claim with an e-mail address, which is taken when email_verified is true. Empty is email."`
 	Adopt            string   `yaml:"adopt" enum:"none,localpart,email" doc:"Which account that exists already a person gets: none, the one with the same user name, or the one with the same confirmed address."`
 	ExistingOnly     bool     `yaml:"existing_only" doc:"Nobody gets an account by signing in."`
+	NoPasswords      bool     `yaml:"no_passwords" doc:"Who is known there has no other way in: passwords of their accounts are not taken."`
 	Backchannel      bool     `yaml:"backchannel_logout" doc:"End devices when the provider says that the session which they signed in with has ended."`
 	SkipReauth       bool     `yaml:"skip_reauthentication" doc:"Who is signed in at the provider need not do so again to confirm something."`
 }

@@ -46,7 +46,7 @@ func eachMade(t *testing.T, options func(*testing.T, *sqldb.DB) Options, fn func
 		o := options(t, db)
 		hub := stream.New(0)
 		o.Accounts = account.New(account.Options{DB: db, Hub: hub, ServerName: "hs",
-			AccessTokenLifetime: time.Hour})
+			AccessTokenLifetime: time.Hour, NoPasswords: o.SSO.NoPasswords()})
 		api := New(o)
 		fn(t, &node{t, shapes.Watched(t, httpx.NewRouter(api.Routes(), httpx.Hooks{Authenticate: o.Accounts.Caller})), o.Accounts, api, db, hub})
 	})

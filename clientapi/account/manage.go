@@ -42,6 +42,9 @@ func (a *API) changePassword(ctx context.Context, r *httpx.Request) (any, error)
 	case r.Caller.UserID == "":
 		return a.resetPassword(ctx, req.Auth, check, req.New, req.Logout)
 	}
+	if err := a.accounts.MayUsePassword(ctx, r.Caller.UserID); err != nil {
+		return nil, err
+	}
 	return a.withProof(ctx, r, "change password", req.Auth, func() (any, error) {
 		if err := check(); err != nil {
 			return nil, err

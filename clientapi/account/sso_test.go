@@ -364,16 +364,8 @@ func TestSSOAdoptEmail(t *testing.T) {
 // withEmail makes a user with a confirmed address.
 func withEmail(n *node, name, address string) {
 	n.t.Helper()
-	ctx := n.t.Context()
-	q := account.ValidationRequest{Purpose: account.ToRegister, Address: address, ClientSecret: "secret", Attempt: 1}
-	sid, token, err := n.accounts.BeginValidation(ctx, q)
-	if err == nil {
-		_, err = n.accounts.ConfirmValidation(ctx, sid, token)
-	}
-	if err == nil {
-		_, err = n.accounts.CreateUser(ctx, account.NewUser{Username: name, Email: &account.Credentials{SID: sid, ClientSecret: "secret"}})
-	}
-	if err != nil {
+	c := confirmed(n, account.ToRegister, address)
+	if _, err := n.accounts.CreateUser(n.t.Context(), account.NewUser{Username: name, Email: &c}); err != nil {
 		n.t.Fatal(err)
 	}
 }
@@ -598,3 +590,56 @@ func TestSSOLogout(t *testing.T) {
 }
 
 var testSessions = sqldb.Register("account_test.sessions", `SELECT count(*) FROM external_sessions`)
+
+// TestSSONoPasswords: where a provider is the only way in, a password that somebody has or sets is none.
+func TestSSONoPasswords(t *testing.T) {
+	eachSSO(t, open, func(p *sso.Provider) { p.Adopt, p.NoPasswords = sso.AdoptLocalpart, true }, func(t *testing.T, n *signOn) {
+		token := n.register("alice")
+		bob := n.register("bob")
+		login := func(user string) string {
+			return fmt.Sprintf(`{"type":"m.login.password","identifier":{"type":"m.id.user","user":%q},"password":"pass of %s"}`, user, user)
+		}
+		n.expect(200, "", "", "POST", v3+"/login", login("alice")) // not connected yet
+		ask := n.expect(401, "", token, "DELETE", v3+"/devices/X", "")
+		n.browser().login()
+		if out := n.expect(403, "M_FORBIDDEN", "", "POST", v3+"/login", login("alice")); !strings.Contains(out["error"].(string), "single sign-on") {
+			t.Error(out)
+		}
+		n.expect(200, "", "", "POST", v3+"/login", login("bob"))
+		auth := fmt.Sprintf(`{"auth":{"session":%q,"type":"m.login.password","password":"pass of alice"}}`, ask["session"])
+		n.expect(401, "M_UNKNOWN", token, "DELETE", v3+"/devices/X", auth)
+		if got := fmt.Sprint(n.expect(401, "", token, "DELETE", v3+"/devices/X", "")["flows"]); got != "[map[stages:[m.login.sso]]]" {
+			t.Error(got)
+		}
+		n.expect(403, "M_FORBIDDEN", token, "POST", v3+"/account/password", `{"new_password":"another password"}`)
+		n.expect(401, "", bob, "POST", v3+"/account/password", `{"new_password":"another password"}`)
+
+		c := confirmed(n.node, account.ToReset, "alice@example.com")
+		if err := n.accounts.ResetPassword(t.Context(), c.SID, c.ClientSecret, "a third password", false); err == nil {
+			t.Error("an address that nobody has is good for a reset")
+		}
+		add := confirmed(n.node, account.ToAdd, "alice@example.com")
+		if err := n.accounts.AddEmail(t.Context(), "@alice:hs", add.SID, add.ClientSecret); err != nil {
+			t.Fatal(err)
+		}
+		c = confirmed(n.node, account.ToReset, "alice@example.com")
+		if err := n.accounts.ResetPassword(t.Context(), c.SID, c.ClientSecret, "a third password", false); err == nil || !strings.Contains(err.Error(), "single sign-on") {
+			t.Error(err)
+		}
+	})
+}
+
+// confirmed is a confirmed validation of an address.
+func confirmed(n *node, purpose, address string) account.Credentials {
+	n.t.Helper()
+	c := account.Credentials{ClientSecret: "secret"}
+	var token string
+	var err error
+	if c.SID, token, err = n.accounts.BeginValidation(n.t.Context(), account.ValidationRequest{Purpose: purpose, Address: address, ClientSecret: c.ClientSecret, Attempt: 1}); err == nil {
+		_, err = n.accounts.ConfirmValidation(n.t.Context(), c.SID, token)
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return c
+}

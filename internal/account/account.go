@@ -31,6 +31,8 @@ type Options struct {
 	RefreshTokenLifetime time.Duration
 	// MinPasswordLength in characters is asked of people who choose a password; 0 is 8.
 	MinPasswordLength int
+	// NoPasswords are issuers: accounts of people there take no passwords.
+	NoPasswords []string
 	// Validity is how long accounts are good.
 	Validity Validity
 	// HashWorkers is how many passwords are hashed at once, 19 MiB each; 0 is one a core.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"strconv"
 
 	"knock/internal/mail"
@@ -47,7 +48,7 @@ func externalOwner(tx *sqldb.Tx, e External) (string, error) {
 
 // Proofs are how a user can show who they are.
 type Proofs struct {
-	Password bool
+	Password bool     // one that is taken
 	Issuers  []string // of the identity providers where the user is known
 }
 
@@ -62,14 +63,38 @@ func (s *Service) Proofs(ctx context.Context, userID string) (p Proofs, err erro
 		if err := readUser(tx, local, &u); err != nil {
 			return err
 		}
-		p.Password = u.password != ""
-		p.Issuers, err = sqldb.Collect(tx, externalIssuers, func(r *sqldb.Rows) (string, error) {
-			b, err := scanBytes(r)
-			return string(b), err
-		}, local)
+		var sole bool
+		p.Issuers, sole, err = s.issuers(tx, local)
+		p.Password = u.password != "" && !sole
 		return err
 	})
 	return p, err
+}
+
+// issuers are those of the providers where a user is known. sole says that passwords of the account are not taken.
+func (s *Service) issuers(tx *sqldb.Tx, local string) (list []string, sole bool, err error) {
+	list, err = sqldb.Collect(tx, externalIssuers, func(r *sqldb.Rows) (string, error) {
+		b, err := scanBytes(r)
+		return string(b), err
+	}, local)
+	sole = slices.ContainsFunc(list, func(issuer string) bool { return slices.Contains(s.o.NoPasswords, issuer) })
+	return list, sole, err
+}
+
+// MayUsePassword is M_FORBIDDEN for a user who signs in through an identity provider and in no other way.
+func (s *Service) MayUsePassword(ctx context.Context, userID string) error {
+	local, err := s.ours(userID)
+	if err != nil || len(s.o.NoPasswords) == 0 {
+		return err
+	}
+	return s.db.Read(ctx, func(tx *sqldb.Tx) error { return s.mayUsePassword(tx, local) })
+}
+
+func (s *Service) mayUsePassword(tx *sqldb.Tx, local string) error {
+	if _, sole, err := s.issuers(tx, local); err != nil || !sole {
+		return err
+	}
+	return matrixerr.Forbidden("This account signs in through single sign-on, and has no password")
 }
 
 // MayLogin says why a user could not log in now. Errors: M_NOT_FOUND, M_USER_DEACTIVATED, M_USER_LOCKED, and that of
@@ -97,19 +122,11 @@ func (s *Service) LinkExternal(ctx context.Context, userID string, e External) e
 		if err != nil || owner == local {
 			return err
 		}
-		var issuers [][]byte
-		if owner == "" {
-			issuers, err = sqldb.Collect(tx, externalIssuers, scanBytes, local)
-		}
-		for _, issuer := range issuers {
-			if string(issuer) == e.Issuer {
-				owner = local
-			}
-		}
+		issuers, _, err := s.issuers(tx, local)
 		switch {
 		case err != nil:
 			return err
-		case owner != "":
+		case owner != "" || slices.Contains(issuers, e.Issuer):
 			return errExternalTaken()
 		}
 		return s.writeExternal(tx, local, e)

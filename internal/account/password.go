@@ -32,7 +32,7 @@ func (s *Service) CheckNewPassword(password string) error {
 func errWrongPassword() error { return matrixerr.Forbidden("Wrong user name or password") }
 
 // VerifyPassword checks a user's password and returns the localpart. user is a user id or a localpart. Errors:
-// M_FORBIDDEN, M_USER_DEACTIVATED (only for those who know the password).
+// M_FORBIDDEN, M_USER_DEACTIVATED (only for those who know the password, as that it is not taken).
 func (s *Service) VerifyPassword(ctx context.Context, user, password string) (string, error) {
 	local, u, err := s.findUser(ctx, user)
 	if err != nil {
@@ -49,7 +49,7 @@ func (s *Service) VerifyPassword(ctx context.Context, user, password string) (st
 	case stale:
 		s.rehash(ctx, local, u.password, password)
 	}
-	return local, nil
+	return local, s.MayUsePassword(ctx, s.userID(local))
 }
 
 // findUser looks a typed name up, as it is and in lower case. Nobody is a User without a password.

@@ -198,6 +198,9 @@ func (s *Service) ResetPassword(ctx context.Context, sid, clientSecret, password
 		if owner, err := threepidOwner(tx, MediumEmail, v.Address); err != nil || owner != local {
 			return errors.Join(err, errNotValidated())
 		}
+		if err := s.mayUsePassword(tx, local); err != nil {
+			return err
+		}
 		// Other confirmations too: somebody else may have begun them, and the owner of the address taken them for their own.
 		if _, err := tx.Exec(validationsDelete, ToReset, v.Address); err != nil {
 			return err

@@ -31,6 +31,7 @@ type Provider struct {
 	Adopt              Adopt
 	ExistingOnly       bool // nobody gets an account by signing in
 	SkipReauthenticate bool // people who are signed in there need not do so again to confirm something
+	NoPasswords        bool // people who are known there have no other way in
 	Backchannel        bool // devices end with the provider's session, when it says so
 }
 
@@ -112,6 +113,16 @@ func (s *Service) Providers() (list []Provider) {
 		}
 	}
 	return list
+}
+
+// NoPasswords lists the issuers whose people have no other way in.
+func (s *Service) NoPasswords() (issuers []string) {
+	for _, p := range s.Providers() {
+		if p.NoPasswords {
+			issuers = append(issuers, p.Issuer)
+		}
+	}
+	return issuers
 }
 
 // provider finds one by its ID; nil when there is none.

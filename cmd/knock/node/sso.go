@@ -82,7 +82,7 @@ func (n *Node) issuer(provider string) (string, error) {
 
 func identityProvider(p config.Provider) (sso.Provider, error) {
 	out := sso.Provider{ID: p.ID, Name: p.Name, Brand: p.Brand, Icon: p.Icon, Issuer: p.Issuer, ClientID: p.ClientID, ClientSecret: p.ClientSecret,
-		Scopes: p.Scopes, ExistingOnly: p.ExistingOnly, SkipReauthenticate: p.SkipReauth, Backchannel: p.Backchannel,
+		Scopes: p.Scopes, ExistingOnly: p.ExistingOnly, SkipReauthenticate: p.SkipReauth, Backchannel: p.Backchannel, NoPasswords: p.NoPasswords,
 		Claims: sso.ClaimNames{Localpart: cmp.Or(p.LocalpartClaim, "preferred_username"), DisplayName: cmp.Or(p.DisplayNameClaim, "name"),
 			Email: cmp.Or(p.EmailClaim, "email"), StripDomain: p.StripDomain}}
 	if p.Adopt != "none" {

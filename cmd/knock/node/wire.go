@@ -65,12 +65,12 @@ import (
 
 // parts are what a node is made of, in the order in which they are built: each needs only those above it.
 type parts struct {
-	account  *account.Service
 	services *appservice.Services
+	sso      *sso.Service // nil without identity providers
+	account  *account.Service
 	push     *pushrules.Service
 	pushers  *pushers.Service
 	identity *idserver.Client
-	sso      *sso.Service   // nil without identity providers
 	remote   *client.Client // nil without federation, like keys and sender
 	keys     *keys.Ring
 	store    *store.Store
@@ -128,12 +128,12 @@ func (n *Node) wire(context.Context) error {
 	if p.mail, err = n.newMail(); err != nil {
 		return err
 	}
+	if p.sso, err = n.newSSO(); err != nil {
+		return err
+	}
 	p.account = n.newAccount()
 	p.push = n.newPush()
 	if p.identity, err = n.newIdentity(); err != nil {
-		return err
-	}
-	if p.sso, err = n.newSSO(); err != nil {
 		return err
 	}
 	if p.remote, err = n.newRemote(); err != nil {
@@ -289,7 +289,7 @@ func (n *Node) watched(h http.Handler) http.Handler {
 
 func (n *Node) newAccount() *account.Service {
 	return account.New(account.Options{DB: n.db, Hub: n.hub, ServerName: n.cfg.ServerName, MinPasswordLength: n.cfg.Registration.MinPassword,
-		Validity: account.Validity{Period: time.Duration(n.cfg.Validity.Period), Remind: time.Duration(n.cfg.Validity.RenewBefore)}, Exclusive: n.userTaken, Herald: n.herald(),
+		Validity: account.Validity{Period: time.Duration(n.cfg.Validity.Period), Remind: time.Duration(n.cfg.Validity.RenewBefore)}, Exclusive: n.userTaken, Herald: n.herald(), NoPasswords: n.parts.sso.NoPasswords(),
 		Log: n.logs.Component("account"), Registerer: n.metrics})
 }
 
