@@ -2,6 +2,8 @@ package pushrules
 
 import (
 	"context"
+	"database/sql"
+	"slices"
 	"time"
 
 	"knock/internal/sqldb"
@@ -10,8 +12,8 @@ import (
 var (
 	nextRooms = sqldb.Register("pushrules.nextRooms",
 		`SELECT DISTINCT room FROM push_heads WHERE room > $1 ORDER BY room LIMIT $2`)
-	roomReads = sqldb.Register("pushrules.roomReads",
-		`SELECT user_id, pos FROM push_reads WHERE room = $1 AND thread = $2`)
+	leastRead = sqldb.Register("pushrules.leastRead",
+		`SELECT min(pos) FROM push_reads WHERE user_id = ANY($1::bytea[]) AND room = $2 AND thread = $3`)
 	pruneEnd = sqldb.Register("pushrules.pruneEnd",
 		`SELECT pos FROM push_totals WHERE room = $1 AND pos <= $2 ORDER BY pos LIMIT $3 OFFSET $4`)
 	pruneTotals = sqldb.Register("pushrules.prune",
@@ -30,8 +32,8 @@ const (
 
 // Members are the local members of rooms.
 type Members interface {
-	// Joined reports whether a local user is joined to a room, by its number.
-	Joined(tx *sqldb.Tx, room int64) (func(user string) bool, error)
+	// Joined returns the local users who are joined to a room, by its number.
+	Joined(tx *sqldb.Tx, room int64) ([]string, error)
 }
 
 // Prune deletes, until ctx ends, the totals that nobody needs any more: those of
@@ -93,23 +95,20 @@ func (s *Service) pruneUpTo(tx *sqldb.Tx, m Members, room int64) (end int64, err
 	if err != nil {
 		return 0, err
 	}
-	reads, err := sqldb.Collect(tx, roomReads, func(rows *sqldb.Rows) (r move, err error) {
-		err = rows.Scan(&r.key.user, &r.pos)
-		return r, err
-	}, room, Unthreaded)
-	if err != nil {
-		return 0, err
-	}
-	lowest, some := int64(0), false
-	for _, r := range reads {
-		if joined(r.key.user) && (!some || r.pos < lowest) {
-			lowest, some = r.pos, true
+	var lowest sql.NullInt64
+	for users := range slices.Chunk(joined, pruneRows) {
+		var least sql.NullInt64
+		if err := tx.QueryRow(leastRead, users, room, Unthreaded).Scan(&least); err != nil {
+			return 0, err
+		}
+		if least.Valid && (!lowest.Valid || least.Int64 < lowest.Int64) {
+			lowest = least
 		}
 	}
-	if !some {
+	if !lowest.Valid {
 		return 0, nil
 	}
-	list, err := sqldb.Collect(tx, pruneEnd, scanInt, room, lowest, pruneRows, 1)
+	list, err := sqldb.Collect(tx, pruneEnd, scanInt, room, lowest.Int64, pruneRows, 1)
 	if err != nil || len(list) == 0 {
 		return 0, err
 	}

@@ -2,7 +2,6 @@ package pushrules
 
 import (
 	"math/rand/v2"
-	"slices"
 	"testing"
 
 	"knock/internal/sqldb"
@@ -78,9 +77,7 @@ func TestPurgedRoomIsForgotten(t *testing.T) {
 // everybody is joined everywhere.
 type everybody []string
 
-func (e everybody) Joined(*sqldb.Tx, int64) (func(string) bool, error) {
-	return func(user string) bool { return slices.Contains(e, user) }, nil
-}
+func (e everybody) Joined(*sqldb.Tx, int64) ([]string, error) { return e, nil }
 
 // TestPruneKeepsCounts deletes totals while users read, and compares the counts
 // of a service that has nothing in memory.

@@ -14,14 +14,15 @@ import (
 
 // scans are the statements that may go through a whole table, by why that is no harm.
 var scans = map[string]string{
-	"the table has few rows": `sqldb.takePosition sqldb.position sqldb.versions account.regList account.loginTokenDelete account.openIDDelete
+	"the table has few rows": `sqldb.takePosition sqldb.position sqldb.versions account.regList account.loginTokenDelete account.sessionTokens
+		account.sessionTokenUsers account.openIDDelete
 		sso.flowCount sso.flowTrim inbound.rooms notices.jobs notices.nextJob pushers.queue search_segments.all search_queue.next
 		directory_queue.next directory_rooms.all redemptions.count followUps.all e2ee.outboxServers e2ee.outboxListsPrune
 		outbound.destinations outbound.waiting`,
 	"the whole table is wanted, once a start": `account.dataOfType account.usersErased account.userStandings pushrules.indexed aliases.all
 		membership.localJoined room_servers.all rooms.resident published.states published.all appservices.localStays appservices.rooms
-		pushers.all pushers.orphans`,
-	"it is asked now and then, in the background": `delayed.richest e2ee.usersWaiting e2ee.devicesWithKeys e2ee.remoteStale pushrules.roomReads
+		pushers.all pushers.orphans sticky.active sticky.recent`,
+	"it is asked now and then, in the background": `delayed.richest e2ee.usersWaiting e2ee.devicesWithKeys e2ee.remoteStale
 		media.cached media.previewBytes inbound.sweep`,
 	"an administrator asks": `reports.newest reports.oldest reports.total`,
 }

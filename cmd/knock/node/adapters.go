@@ -230,7 +230,7 @@ type presentMembers struct {
 	store *store.Store
 }
 
-func (p presentMembers) Joined(tx *sqldb.Tx, room int64) (func(user string) bool, error) {
+func (p presentMembers) Joined(tx *sqldb.Tx, room int64) ([]string, error) {
 	key, err := p.store.RoomByNID(tx, room)
-	return func(user string) bool { return p.hub.IsJoined(user, key.ID) }, err
+	return p.hub.JoinedUsers(key.ID), err
 }
