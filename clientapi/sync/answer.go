@@ -32,10 +32,11 @@ type answer struct {
 	receipts map[string][]ephemeral.Receipt
 	typing   map[string][]string
 	counts   map[string]pushrules.Counts
-	arrived  []string // users who came into rooms that the user is in
-	fresh    bool     // the user came into a room
-	given    []uint64 // member events, for the device to remember
-	searched int      // events that were looked at for timelines
+	arrived  []string                  // users who came into rooms that the user is in
+	fresh    bool                      // the user came into a room
+	given    []uint64                  // member events, for the device to remember
+	searched int                       // events that were looked at for timelines
+	stickies map[int64][]*store.Stored // by room
 
 	sections // encoded
 	deviceNews
@@ -130,6 +131,9 @@ func (a *answer) find(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := a.findSticky(ctx, moved); err != nil {
+		return err
+	}
 	return a.findMoves(ctx, changed, moved)
 }
 
@@ -190,6 +194,9 @@ func (a *answer) shared(tx *sqldb.Tx) error {
 		return err
 	}
 	if err := a.readCounts(tx); err != nil {
+		return err
+	}
+	if err := a.readAllSticky(tx); err != nil {
 		return err
 	}
 	return a.readDeviceNews(tx)

@@ -135,7 +135,7 @@ func (a *answer) encode() (body []byte, some bool) {
 	}
 	b = a.appendDeviceNews(b)
 	b = a.appendProfiles(b)
-	some = len(b) > start
+	some = len(b) > start || a.at.sticky > 0
 	return append(a.appendKeys(b), '}'), some
 }
 

@@ -142,7 +142,8 @@ func TestFields(t *testing.T) {
 }
 
 func FuzzToken(f *testing.F) {
-	f.Add(token{1, 2, 3, "boot", "epoch"}.String())
+	f.Add(token{1, 2, 3, "boot", "epoch", 0}.String())
+	f.Add(token{5, 2, 3, "boot", "epoch", 4}.String())
 	f.Add("s1_2_3_a_b_c")
 	f.Fuzz(func(t *testing.T, text string) {
 		tok, err := parseToken(text)

@@ -75,9 +75,6 @@ const (
 	maxSearched = 5000
 )
 
-// maxSticky is more than a room may have of sticky events.
-const maxSticky = 10_000
-
 // page finds the newest events that the client wants.
 func (r *room) page(ctx context.Context) error {
 	f, limit := &r.a.q.filter.timeline, r.a.q.filter.limit
@@ -123,11 +120,8 @@ func (r *room) read(tx *sqldb.Tx) error {
 	if r.left != nil && r.left.exit == nil {
 		return r.readOutside(tx)
 	}
-	if !r.looked {
-		return nil
-	}
-	if len(r.events) == 0 && !r.limited && !r.full && r.before.State.Set == r.after.State.Set && !r.mayHaveSticky() {
-		return nil
+	if !r.looked || len(r.events) == 0 && !r.limited && !r.full && r.before.State.Set == r.after.State.Set {
+		return r.readSticky(tx)
 	}
 	if r.left == nil {
 		if own, err := a.ownMember(tx, r.after.State); err != nil || syncread.Membership(own) != store.Join {
@@ -158,30 +152,6 @@ func (r *room) read(tx *sqldb.Tx) error {
 		return err
 	}
 	return r.readState(tx)
-}
-
-func (r *room) mayHaveSticky() bool {
-	return r.a.o.Sticky != nil && r.a.o.Sticky.After(r.key.NID, r.from)
-}
-
-// readSticky reads the sticky events (MSC4354) that are new to the client and that the timeline does not show it,
-// whatever the room lets it see of its history.
-func (r *room) readSticky(tx *sqldb.Tx) error {
-	a := r.a
-	if r.left != nil || !r.mayHaveSticky() {
-		return nil
-	}
-	events, _, err := a.o.Sticky.Since(tx, a.o.Rooms.Store, []int64{r.key.NID}, r.from, r.to, maxSticky)
-	if err != nil {
-		return err
-	}
-	events = slices.DeleteFunc(events, func(e *store.Stored) bool {
-		_, ignored := a.q.ignored[e.Event.Sender()]
-		_, is := e.Event.Sticky()
-		return ignored || !is || slices.ContainsFunc(r.events, func(shown *store.Stored) bool { return shown.NID == e.NID })
-	})
-	r.sticky, err = a.render(tx, events)
-	return err
 }
 
 // readOutside is read for a room that the user was not in: only the event that

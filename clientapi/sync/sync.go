@@ -193,7 +193,7 @@ func (s *Sync) sync(ctx context.Context, r *httpx.Request) (any, error) {
 	defer cancel()
 	atOnce := q.initial || q.full
 	reads := len(q.filter.profiles) > 0 && s.o.Accounts.ReadsProfiles(q.user)
-	for look := atOnce || reads || q.stale || q.since.toDevice != 0 || q.timeout == 0; ; look = false {
+	for look := atOnce || reads || q.stale || q.since.toDevice != 0 || q.since.sticky != 0 || q.timeout == 0; ; look = false {
 		at := s.now()
 		if look || s.o.Hub.Ready(q.user, q.since.pos, q.since.eph) {
 			body, some, err := s.answer(r.Context(), q, at)

@@ -177,6 +177,47 @@ func TestSticky(t *testing.T) {
 	})
 }
 
+// TestStickyPages tells many sticky events over several answers, each once or twice, none of them never; and all at once to
+// who comes into the room.
+func TestStickyPages(t *testing.T) {
+	each(t, func(w *world) {
+		w.start()
+		alice, bob, carol := w.n.MustRegister("alice"), w.n.MustRegister("bob"), w.n.MustRegister("carol")
+		room := w.room(alice)
+		_, err := bob.Join(w.ctx, room)
+		w.must(err)
+		since, before := w.sync(bob, room, "", "").next, w.sync(carol, room, "", "").next
+		all := map[string]bool{}
+		for i := range 250 {
+			all[w.stick(alice, room, fmt.Sprint(i))] = true
+		}
+		w.bury(alice, room)
+		_, err = carol.Join(w.ctx, room)
+		w.must(err)
+		if came := w.sync(carol, room, before, ""); len(came.sticky) != 250 {
+			t.Errorf("who came is told of %d", len(came.sticky))
+		}
+		for _, begin := range []string{since, ""} {
+			seen := map[string]bool{}
+			for at, first := begin, true; first || at != ""; first = false {
+				l := w.sync(bob, room, at, "")
+				if len(l.sticky) > 200 {
+					t.Errorf("%d at once", len(l.sticky))
+				}
+				for id := range l.sticky {
+					seen[id] = true
+				}
+				if at = l.next; len(l.sticky) == 0 {
+					break
+				}
+			}
+			if len(seen) != len(all) {
+				t.Errorf("from %q: %d of %d", begin, len(seen), len(all))
+			}
+		}
+	})
+}
+
 // TestDelayedSticky delays a sticky event, and refreshes sticky state that does not change.
 func TestDelayedSticky(t *testing.T) {
 	each(t, func(w *world) {
