@@ -3,8 +3,11 @@ package roomserver
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 
 	"knock/internal/sqldb"
+	"knock/roomserver/event"
 	"knock/roomserver/store"
 )
 
@@ -33,7 +36,7 @@ func (s *Server) ResolveAlias(ctx context.Context, alias string) (roomID string,
 		if s.Remote == nil {
 			return "", nil, ErrUnknownAlias
 		}
-		return s.Remote.Alias(ctx, serverOf(alias), alias)
+		return s.remoteAlias(ctx, alias)
 	}
 	a, err := s.LocalAlias(ctx, alias)
 	if errors.Is(err, ErrUnknownAlias) && s.UnknownAlias != nil && s.UnknownAlias(ctx, alias) {
@@ -47,6 +50,22 @@ func (s *Server) ResolveAlias(ctx context.Context, alias string) (roomID string,
 		servers = append(servers, others...)
 	}
 	return a.RoomID, servers, nil
+}
+
+// maxAliasServers bounds the servers that another server's alias brings along.
+const maxAliasServers = 200
+
+// remoteAlias asks an alias's server where it points.
+func (s *Server) remoteAlias(ctx context.Context, alias string) (roomID string, servers []string, err error) {
+	roomID, servers, err = s.Remote.Alias(ctx, serverOf(alias), alias)
+	if err != nil {
+		return "", nil, err
+	}
+	if !event.ValidRoomID(roomID) {
+		return "", nil, fmt.Errorf("%w: %s names no room for its alias", ErrBadAnswer, serverOf(alias))
+	}
+	servers = slices.DeleteFunc(servers, func(name string) bool { return !event.ValidServerName(name) })
+	return roomID, servers[:min(len(servers), maxAliasServers)], nil
 }
 
 // AddAlias points a new alias of this server to a room.

@@ -35,16 +35,17 @@ func (s *Server) inviteRemote(ctx context.Context, q SendRequest) (string, error
 	if err != nil {
 		return "", fmt.Errorf("invite through %s: %w", server, err)
 	}
-	signed, err := event.Parse(r.key.Version, raw)
+	answer, err := event.Parse(r.key.Version, raw)
 	if err != nil {
-		return "", fmt.Errorf("%s answered with a bad event: %w", server, err)
+		return "", fmt.Errorf("%w: %s answered an invite with a bad event: %w", ErrBadAnswer, server, err)
 	}
-	if signed.EventID() != e.EventID() {
-		return "", fmt.Errorf("%s answered with another event", server)
+	if answer.EventID() != e.EventID() {
+		return "", fmt.Errorf("%w: %s answered an invite with another event", ErrBadAnswer, server)
 	}
-	// It may answer with its own signature alone.
-	if signed, err = signed.WithSignaturesOf(e); err != nil {
-		return "", err
+	// Of what comes back nothing but the signature counts: up to room version 2 an id says nothing of the content.
+	signed, err := e.WithSignaturesOf(answer, server)
+	if err != nil {
+		return "", fmt.Errorf("%w: %s answered an invite with a signature that is none: %w", ErrBadAnswer, server, err)
 	}
 	return e.EventID(), s.retry(ctx, func() error {
 		return s.insertSigned(ctx, r.key, signed, admission{flags: store.Outgoing, policy: word, origin: q.origin(nil)})

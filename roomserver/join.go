@@ -206,7 +206,7 @@ func (s *Server) joinThrough(ctx context.Context, f *flight, server string, m Me
 		return err
 	}
 	f.at(server, stepSend)
-	answer := &joinAnswer{s: s, v: e.V(), room: m.RoomID, join: e, seen: &f.events}
+	answer := &joinAnswer{s: s, v: e.V(), room: m.RoomID, join: e, from: server, seen: &f.events}
 	defer answer.release()
 	err = s.Remote.SendJoin(ctx, server, m.RoomID, e.EventID(), e.JSON(), JoinSink{State: answer.addState, Auth: answer.addAuth, Event: answer.setEvent})
 	if err != nil {

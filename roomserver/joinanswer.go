@@ -28,6 +28,7 @@ type joinAnswer struct {
 	v     *event.Version
 	room  string
 	join  *event.Event
+	from  string // the server that answers a join
 	state []*event.Event
 	byID  map[string]*event.Event
 	at    map[auth.Tuple]string // ids of the state's events
@@ -120,7 +121,7 @@ func (a *joinAnswer) setEvent(raw json.RawMessage) error {
 	if e.EventID() != a.join.EventID() {
 		return fmt.Errorf("%w: the join came back as another event", ErrBadAnswer)
 	}
-	signed, err := a.join.WithSignaturesOf(e)
+	signed, err := a.join.WithSignaturesOf(e, a.from)
 	if err != nil {
 		return fmt.Errorf("%w: the join came back with signatures that are none: %w", ErrBadAnswer, err)
 	}

@@ -141,7 +141,7 @@ func (c *remoteCache) profile(ctx context.Context, server, userID, field string)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
 		defer cancel()
 		fields, err := c.from.Profile(ctx, server, userID, field)
-		p := remoteProfile{fields, remoteError(err), c.now()}
+		p := remoteProfile{wellFormed(fields), remoteError(err), c.now()}
 		if err == nil && p.size() > maxRemoteProfile {
 			p = remoteProfile{nil, errRemote(nil), p.at}
 		}
@@ -172,6 +172,16 @@ func (c *remoteCache) keep(key string, p remoteProfile) {
 	}
 	c.bytes += p.size() - c.m[key].size()
 	c.m[key] = p
+}
+
+// wellFormed leaves out the specification's fields that are no texts: clients rely on that.
+func wellFormed(fields map[string]json.RawMessage) map[string]json.RawMessage {
+	for _, name := range []string{account.FieldDisplayName, account.FieldAvatarURL, account.FieldTimeZone} {
+		if value, ok := fields[name]; ok && (len(value) == 0 || value[0] != '"') {
+			delete(fields, name)
+		}
+	}
+	return fields
 }
 
 // remoteError passes on that there is no such profile or that it is not for us; anything else is the other server's

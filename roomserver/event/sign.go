@@ -55,30 +55,28 @@ func (e *Event) WithSignature(server, keyID, signature string) (*Event, error) {
 	return e.withJSON(putSignature(e.json, server, keyID, sig))
 }
 
-// WithSignaturesOf returns a copy of the event with the signatures that another
-// copy of it has and it lacks.
-func (e *Event) WithSignaturesOf(other *Event) (*Event, error) {
+// WithSignaturesOf returns a copy of the event with the signatures of a server
+// that another copy of it has and it lacks.
+func (e *Event) WithSignaturesOf(other *Event, server string) (*Event, error) {
 	var err error
-	var servers, keys [8]field
-	all := lookup(other.json, "signatures")
-	list, _ := fieldsOf(servers[:0], all)
-	for _, f := range list {
-		server := keyText(all[f.name:f.nameTo])
-		own := lookup(all, server)
-		ids, _ := fieldsOf(keys[:0], own)
-		for _, k := range ids {
-			id := keyText(own[k.name:k.nameTo])
-			text, ok := stringValue(lookup(own, id))
-			if _, has := stringValue(lookup(lookup(lookup(e.json, "signatures"), server), id)); has || !ok {
-				continue
-			}
-			if e, err = e.WithSignature(server, id, text); err != nil {
-				return nil, err
-			}
+	var keys [8]field
+	own := lookup(lookup(other.json, "signatures"), server)
+	ids, _ := fieldsOf(keys[:0], own)
+	for _, k := range ids[:min(len(ids), maxSigned)] {
+		id := keyText(own[k.name:k.nameTo])
+		text, ok := stringValue(lookup(own, id))
+		if _, has := stringValue(lookup(lookup(lookup(e.json, "signatures"), server), id)); has || !ok {
+			continue
+		}
+		if e, err = e.WithSignature(server, id, text); err != nil {
+			return nil, err
 		}
 	}
 	return e, nil
 }
+
+// maxSigned bounds the signatures that are taken from another copy.
+const maxSigned = 8
 
 // VerifySignature checks one signature of the event: ErrNoSignature,
 // ErrBadSignature or nil. Whether the key may be used is the caller's to know.
