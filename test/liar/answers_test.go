@@ -59,7 +59,9 @@ func TestAnswersToTransactions(t *testing.T) {
 		}),
 		answer("no JSON", say(`{"pdus":`)),
 		answer("lists for objects", say(`{"pdus":[]}`)),
-		answer("a redirect", func(w http.ResponseWriter, r *http.Request, _ Object) { http.Redirect(w, r, "https://10.0.0.1/", http.StatusTemporaryRedirect) }),
+		answer("a redirect", func(w http.ResponseWriter, r *http.Request, _ Object) {
+			http.Redirect(w, r, "https://10.0.0.1/", http.StatusTemporaryRedirect)
+		}),
 		answer("no answer", func(_ http.ResponseWriter, r *http.Request, _ Object) { <-r.Context().Done() }),
 		answer("a broken connection", func(http.ResponseWriter, *http.Request, Object) { panic(http.ErrAbortHandler) }),
 	})
