@@ -230,9 +230,17 @@ func (a *API) adoptable(ctx context.Context, how sso.Adopt, p sso.Profile) (stri
 	return "", nil
 }
 
+// ssoCreate makes an account, unless the person has got one meanwhile in another window.
 func (a *API) ssoCreate(ctx context.Context, n newcomer) (userID string, err error) {
-	return a.accounts.CreateExternal(ctx, account.NewUser{Username: n.Localpart, DisplayName: n.DisplayName, External: &n.External,
+	made, err := a.accounts.CreateExternal(ctx, account.NewUser{Username: n.Localpart, DisplayName: n.DisplayName, External: &n.External,
 		Vouched: n.Email, Terms: a.accepted()})
+	if err == nil {
+		return made, nil
+	}
+	if userID, e := a.accounts.UserByExternal(ctx, n.External); e == nil && userID != "" {
+		return userID, a.accounts.MayLogin(ctx, userID)
+	}
+	return "", err
 }
 
 // ssoWelcome shows the documents that have to be accepted before there is an account.
