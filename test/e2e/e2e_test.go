@@ -57,7 +57,7 @@ func TestMatrixJSSDK(t *testing.T) {
 				env := []string{"KNOCK_E2E_PLATFORM=" + a.URL(), "KNOCK_E2E_MERCHANT=" + b.URL(), "KNOCK_E2E_PICTURE=" + file, "KNOCK_E2E_CONTROL=" + control.URL,
 					"KNOCK_E2E_CHROMIUM=" + browser}
 				args := append([]string{"--test", "--test-force-exit", "--test-reporter=spec"}, files...)
-				out, err := command(t, 2*time.Minute, env, "node", args...)
+				out, err := command(t, 4*time.Minute, env, "node", args...)
 				if err != nil {
 					t.Error(err)
 				}
@@ -67,7 +67,7 @@ func TestMatrixJSSDK(t *testing.T) {
 	}
 }
 
-// controls lets the tests in js/ stop and start nodes.
+// controls lets the tests in js/ stop, start and kill nodes.
 func controls(nodes map[string]*hstest.Node) http.Handler {
 	mux := http.NewServeMux()
 	row := func(what string, do func(*hstest.Node) error) {
@@ -79,6 +79,8 @@ func controls(nodes map[string]*hstest.Node) http.Handler {
 	}
 	row("stop", (*hstest.Node).Stop)
 	row("start", (*hstest.Node).Start)
+	row("spawn", (*hstest.Node).StartProcess) // start in a process of its own, for kill
+	row("kill", (*hstest.Node).Kill)
 	return mux
 }
 

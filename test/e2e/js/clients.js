@@ -17,7 +17,8 @@ export function given(variable) {
     return process.env[variable];
 }
 
-// control has the test that started the nodes "stop" or "start" the "platform" or the "merchant".
+// control has the test that started the nodes "stop" or "start" the "platform" or the "merchant"; one that was told to
+// "spawn" it can "kill" too.
 export async function control(what, node) {
     const answer = await fetch(`${controls}/${what}/${node}`, { method: "POST" });
     assert.equal(answer.status, 200, await answer.text());

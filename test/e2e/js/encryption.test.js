@@ -84,6 +84,21 @@ test("an encrypted room", async (t) => {
             alice.retryImmediately();
             await c.read(alice, roomId, id, said.get(id));
         },
+        "a node that is killed loses nothing of what it answered": async () => {
+            await c.control("stop", "merchant");
+            await c.control("spawn", "merchant");
+            bob.retryImmediately();
+            await say(alice, bob);
+            await c.control("stop", "platform");
+            await bob.getCrypto().forceDiscardSession(roomId);
+            const ids = [await say(bob), await say(bob)];
+            await c.control("kill", "merchant");
+            await c.control("start", "merchant");
+            await c.control("start", "platform");
+            for (const client of [alice, bob]) client.retryImmediately();
+            for (const id of ids) await c.read(alice, roomId, id, said.get(id));
+            await say(alice, bob);
+        },
         "edit and react": async () => {
             const id = await say(alice, bob);
             const edited = { msgtype: "m.text", body: "better said" };
