@@ -113,6 +113,9 @@ func (a *answer) find(ctx context.Context) error {
 		}
 		for _, st := range standings {
 			moved[st.key.ID] = true
+			if st.before == store.Join && st.now == store.Join { // with another name, for instance
+				a.before = append(a.before, st.key.ID)
+			}
 			if err := a.place(ctx, st); err != nil {
 				return err
 			}

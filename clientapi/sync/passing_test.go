@@ -48,6 +48,24 @@ func TestTypingAndReceipts(t *testing.T) {
 	})
 }
 
+// TestReceiptsBesideANewName tells what passes in a room where the user's own member event changed meanwhile.
+func TestReceiptsBesideANewName(t *testing.T) {
+	each(t, func(g *rig) {
+		t, ctx := g.t, context.Background()
+		a, b := g.user("a"), g.user("b")
+		room := g.create(roomserver.CreateRequest{Creator: a})
+		g.join(room, b)
+		said := g.say(room, a, "x")
+		since := next(g.get(b))
+		must(t, g.receipts.Read(ctx, a, room, ephemeral.Read, said, ""))
+		g.typing.Set(room, a, true, time.Minute)
+		g.state(room, b, "m.room.member", b, `{"membership":"join","displayname":"B"}`)
+		events := in(g.get(b, "since", since), "join", room, "ephemeral.events").Raw
+		expect(t, "the receipt", strings.Contains(events, said), true)
+		expect(t, "typing", strings.Contains(events, "m.typing"), true)
+	})
+}
+
 func TestUnreadCounts(t *testing.T) {
 	each(t, func(g *rig) {
 		t, ctx := g.t, context.Background()
