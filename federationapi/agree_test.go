@@ -20,6 +20,7 @@ func drifted(t *testing.T, w *world) (a, b *node, room string, lost []string) {
 	t.Helper()
 	a, b = w.add("a.test"), w.add("b.test")
 	room = a.create(roomserver.CreateRequest{Preset: "public_chat"})
+	a.say(room, a.user("alice"), "before bob came")
 	must(t, b.join(room, b.user("bob"), a))
 	b.sees(room, a.say(room, a.user("alice"), "before"))
 	eventually(t, "a knows that it arrived", func() bool {
@@ -69,6 +70,41 @@ func TestReconcile(t *testing.T) {
 		b.inOrder(room, lost)
 		if c, err = b.rooms.Reconcile(t.Context(), "a.test", room); err != nil || !c.Same() {
 			t.Errorf("%+v %v", c, err)
+		}
+	})
+}
+
+// TestGapsEndWhereTheyBegan has a server answer with all history, for it has not heard what we have: only what lies in the
+// gap is taken, and what came before us does not come as new.
+func TestGapsEndWhereTheyBegan(t *testing.T) {
+	eachWorld(t, func(t *testing.T, w *world) {
+		a, b, room, lost := drifted(t, w)
+		door := *a.door.Load()
+		var deaf http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/send/") {
+				w.WriteHeader(http.StatusForbidden)
+				_, _ = w.Write([]byte(`{"errcode":"M_FORBIDDEN","error":"Not now"}`))
+				return
+			}
+			door.ServeHTTP(w, r)
+		})
+		a.door.Store(&deaf)
+		b.say(room, b.user("bob"), "unheard")
+		_, err := b.rooms.Reconcile(t.Context(), "a.test", room)
+		must(t, err)
+		b.sees(room, lost[2])
+		b.inOrder(room, lost)
+		a.door.Store(&door)
+		a.sees(room, b.say(room, b.user("bob"), "five"))
+		if c, err := a.rooms.Compare(t.Context(), "b.test", room); err != nil || !c.Same() {
+			t.Errorf("%+v %v", c, err)
+		}
+		events, _, err := b.rooms.Timeline(t.Context(), room, 0, b.hub.Published(), 1000)
+		must(t, err)
+		for _, e := range events {
+			if e.Event.ContentString("body") == "before bob came" {
+				t.Error("what was said before bob came counts as new")
+			}
 		}
 	})
 }

@@ -132,33 +132,30 @@ func (s *Server) placeFetched(ctx context.Context, key store.RoomKey, origin str
 }
 
 // fetchMissing asks for what lies between the forward extremities and e, page
-// by page, until it connects or the server has little more to give.
-func (s *Server) fetchMissing(ctx context.Context, key store.RoomKey, origin string, e *event.Event) (map[string]*event.Event, error) {
-	found := map[string]*event.Event{}
+// by page, until it connects or the server has little more to give. What it gives
+// beyond is left out: it may not have heard of what is here, and tell all history.
+func (s *Server) fetchMissing(ctx context.Context, key store.RoomKey, origin string, e *event.Event) (gap map[string]*event.Event, err error) {
+	gap = map[string]*event.Event{}
 	earliest, err := s.extremities(ctx, key)
 	if err != nil {
-		return found, err
+		return nil, err
 	}
 	latest := []string{e.EventID()}
 	for range gapRounds {
 		raws, err := s.Remote.MissingEvents(ctx, origin, key.ID, earliest, latest, gapPage, 0)
 		if err != nil {
-			return found, err
+			return nil, err
 		}
-		fresh := s.parseGap(ctx, key, raws, found)
-		keepReached(found, e.PrevEventIDs(), (*event.Event).PrevEventIDs)
-		fresh = slices.DeleteFunc(fresh, func(f *event.Event) bool { return found[f.EventID()] == nil })
-		if len(fresh) == 0 {
-			return found, nil
+		known := len(gap)
+		s.parseGap(ctx, key, raws, gap)
+		if gap, latest, err = s.gapBefore(ctx, e, gap); err != nil {
+			return nil, err
 		}
-		if latest, err = s.unconnected(ctx, fresh, found); err != nil {
-			return found, err
-		}
-		if len(latest) == 0 || len(raws) < gapShort || len(found) >= gapEvents {
+		if len(gap) == known || len(latest) == 0 || len(raws) < gapShort || len(gap) >= gapEvents {
 			break
 		}
 	}
-	return found, nil
+	return gap, nil
 }
 
 func (s *Server) extremities(ctx context.Context, key store.RoomKey) ([]string, error) {
@@ -175,8 +172,8 @@ func (s *Server) extremities(ctx context.Context, key store.RoomKey) ([]string, 
 	return ids, nil
 }
 
-// parseGap adds the events that hold to found and returns those that are new.
-func (s *Server) parseGap(ctx context.Context, key store.RoomKey, raws []json.RawMessage, found map[string]*event.Event) []*event.Event {
+// parseGap adds the events that hold to found.
+func (s *Server) parseGap(ctx context.Context, key store.RoomKey, raws []json.RawMessage, found map[string]*event.Event) {
 	var list []*event.Event
 	for _, raw := range raws[:min(len(raws), gapEvents)] {
 		e, err := event.Parse(key.Version, raw)
@@ -184,11 +181,9 @@ func (s *Server) parseGap(ctx context.Context, key store.RoomKey, raws []json.Ra
 			list = append(list, e)
 		}
 	}
-	list = s.verified(ctx, list, func(*event.Event, error) {})
-	for _, e := range list {
+	for _, e := range s.verified(ctx, list, func(*event.Event, error) {}) {
 		found[e.EventID()] = e
 	}
-	return list
 }
 
 // keepReached drops the events to which no references lead from those with the
@@ -206,22 +201,32 @@ func keepReached(byID map[string]*event.Event, from []string, refs func(*event.E
 	maps.DeleteFunc(byID, func(id string, _ *event.Event) bool { return !reached[id] })
 }
 
-// unconnected returns the events whose prev events are neither placed here nor
-// found.
-func (s *Server) unconnected(ctx context.Context, events []*event.Event, found map[string]*event.Event) (ids []string, err error) {
+// gapBefore walks back from an event over those that were found, up to what is
+// placed here. It returns those that it came over, and the ids of those whose prev
+// events are neither placed here nor found.
+func (s *Server) gapBefore(ctx context.Context, e *event.Event, found map[string]*event.Event) (gap map[string]*event.Event, open []string, err error) {
+	gap = map[string]*event.Event{}
 	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
-		for _, e := range events {
-			away, err := s.unplacedTx(tx, e.PrevEventIDs())
+		for next := []*event.Event{e}; len(next) > 0; {
+			at := next[0]
+			next = next[1:]
+			away, err := s.unplacedTx(tx, at.PrevEventIDs())
 			if err != nil {
 				return err
 			}
 			if slices.ContainsFunc(away, func(id string) bool { return found[id] == nil }) {
-				ids = append(ids, e.EventID())
+				open = append(open, at.EventID())
+			}
+			for _, id := range away {
+				if before := found[id]; before != nil && gap[id] == nil {
+					gap[id] = before
+					next = append(next, before)
+				}
 			}
 		}
 		return nil
 	})
-	return ids, err
+	return gap, open, err
 }
 
 // dagOrder returns events so that each comes after those of its prev events that
