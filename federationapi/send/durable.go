@@ -59,7 +59,7 @@ func (d *destination) fromDurable(ctx context.Context) (*outgoing, error) {
 		return err
 	})
 	d.keepDurable(list, err)
-	if err != nil {
+	if err != nil || len(list) == 0 { // word of more that came meanwhile is for the next look
 		return nil, err
 	}
 	out, _ := d.durableTransaction()

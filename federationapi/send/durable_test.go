@@ -20,6 +20,7 @@ type box struct {
 	mu   sync.Mutex
 	edus []e2ee.EDU
 	told []int64
+	read func() // called after each look for one server; nil: nothing is
 }
 
 func (b *box) put(pos int64, n int) {
@@ -40,6 +41,9 @@ func (b *box) PendingServers(*sqldb.Tx) ([]string, error) {
 }
 
 func (b *box) PendingEDUs(_ *sqldb.Tx, server string, limit int) ([]e2ee.EDU, error) {
+	if b.read != nil {
+		defer b.read()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if server != "b.test" {
@@ -141,6 +145,24 @@ func TestDurableFirstAfterAnOutage(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestDurableWhileLooking has a message come just when it was looked whether there is any.
+func TestDurableWhileLooking(t *testing.T) {
+	eachDurable(t, func(r *rig, b *box) {
+		r.say("1")
+		r.arrived("b.test", "1")
+		r.eventually("nothing is under way", func() bool { _, state := r.sender.destination("b.test").measure(); return state == "idle" })
+		b.read = sync.OnceFunc(func() {
+			b.put(3, 1)
+			r.sender.Notify([]string{"b.test"})
+		})
+		r.sender.Notify([]string{"b.test"})
+		r.eventually("the message is sent", func() bool {
+			got, _ := r.net.durable()
+			return len(got) == 1 && b.left() == 0
+		})
+	})
 }
 
 // TestDurableAfterAFailure keeps the transaction of events that failed as it was.
