@@ -40,6 +40,9 @@ type Options struct {
 	UserAgent      string        // "" is "Knock"
 	Timeout        time.Duration // of one ordinary call; 0 is 30 s
 	PerDestination int           // calls at once to one server; 0 is 16
+	// Silence is how long a connection may carry nothing before the other side is asked for a sign of life, and how long
+	// that may take before it counts as broken, though nobody ended it; 0 is 15 s. HTTP/2 only.
+	Silence time.Duration
 
 	Clock      clock.Clock           // nil is the machine's
 	Log        *logrus.Entry         // nil is silent
@@ -96,6 +99,9 @@ func setDefaults(o *Options) {
 	}
 	if o.PerDestination <= 0 {
 		o.PerDestination = 16
+	}
+	if o.Silence <= 0 {
+		o.Silence = 15 * time.Second
 	}
 	if o.Clock == nil {
 		o.Clock = clock.System

@@ -85,6 +85,7 @@ func (c *Client) newDestination(server string) *destination {
 		MaxIdleConnsPerHost:    4,
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: maxHeader,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: c.o.Silence, PingTimeout: c.o.Silence},
 	}
 	return d
 }
