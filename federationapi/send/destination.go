@@ -56,6 +56,7 @@ type destination struct {
 	retryAt  time.Time // when timer starts a worker
 	apart    bool      // it may not have been reached, by us or at all
 	missed   int64     // EDUs about what came after this position may not have arrived; 0: all did
+	reminded int64     // those that were missed after this position are under way; 0: none are
 
 	standing       standing
 	storedStanding standing
@@ -253,6 +254,9 @@ func (d *destination) settle(out *outgoing) (back bool) {
 		d.retry = nil
 	}
 	d.passed(out)
+	if d.edus.empty() && len(out.t.EDUs) > out.durable {
+		d.reminded = 0
+	}
 	d.wasTried()
 	back, d.apart = d.apart, false
 	return back
@@ -283,6 +287,9 @@ func (d *destination) pause(ctx context.Context, err error, out *outgoing) {
 	d.edus.clear()
 	if d.missed == 0 {
 		d.missed = d.s.marks.earlier()
+	}
+	if d.reminded > 0 {
+		d.missed, d.reminded = min(d.missed, d.reminded), 0
 	}
 	if len(d.live) > 0 {
 		d.fallBehind()

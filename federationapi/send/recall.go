@@ -55,7 +55,9 @@ func (d *destination) recall(ctx context.Context) (bool, error) {
 		d.mu.Unlock()
 		return false, nil
 	}
-	d.missed = 0 // what is missed from now on sets it again
+	if d.missed = 0; d.reminded == 0 || after < d.reminded { // what is missed from now on sets it again
+		d.reminded = after
+	}
 	d.mu.Unlock()
 	if d.s.passing == nil {
 		return true, nil
@@ -112,6 +114,9 @@ func (d *destination) remind(tx *sqldb.Tx, rooms []string, after int64) error {
 		}
 	}
 	d.addPresent(present)
+	if d.edus.empty() {
+		d.reminded = 0
+	}
 	return nil
 }
 

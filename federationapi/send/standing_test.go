@@ -9,6 +9,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"knock/federationapi/client"
 	"knock/internal/clock"
 	"knock/internal/ephemeral"
 	"knock/internal/sqldb"
@@ -167,14 +168,44 @@ func TestSignOfLife(t *testing.T) {
 	})
 }
 
+// TestRemindersAreRepeated has the transaction fail that tells what a server missed, long after that was.
+func TestRemindersAreRepeated(t *testing.T) {
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
+		r := standingRig(t, db)
+		r.say("before")
+		r.arrived("b.test", "before")
+		d := r.sender.destination("b.test")
+		r.net.set(down)
+		r.say("missed")
+		r.eventually("it fails", func() bool { _, failures := d.now(); return failures > 0 })
+		r.passing.receipts.Store(&[]ephemeral.Receipt{{Room: r.room, User: "@alice:a.test", Type: ephemeral.Read, Event: "$read"}})
+		r.passing.at.Store(r.sender.o.Hub.Published())
+		for range len(r.sender.marks.pos) {
+			r.sender.marks.note(r.sender.o.Hub.Published()) // seconds pass
+		}
+		var failed atomic.Bool
+		r.net.set(func(_ string, tr *client.Transaction) error {
+			if slices.ContainsFunc(tr.EDUs, func(e client.EDU) bool { return e.Type == "m.receipt" }) && !failed.Swap(true) {
+				return errDown
+			}
+			return nil
+		})
+		r.eventually("the receipt arrives", func() bool {
+			_, read := r.net.told("b.test")
+			return slices.Contains(read, "@alice:a.test $read")
+		})
+	})
+}
+
 // remembered is a Passing in memory.
 type remembered struct {
 	receipts atomic.Pointer[[]ephemeral.Receipt]
 	present  atomic.Pointer[[]ephemeral.State]
+	at       atomic.Int64 // position of the receipts; 0: after all
 }
 
-func (m *remembered) ReceiptsAfter(_ *sqldb.Tx, rooms []string, _ int64, _ int) (out []ephemeral.Receipt, _ error) {
-	if list := m.receipts.Load(); list != nil {
+func (m *remembered) ReceiptsAfter(_ *sqldb.Tx, rooms []string, pos int64, _ int) (out []ephemeral.Receipt, _ error) {
+	if list := m.receipts.Load(); list != nil && (m.at.Load() == 0 || m.at.Load() > pos) {
 		for _, r := range *list {
 			if slices.Contains(rooms, r.Room) {
 				out = append(out, r)
