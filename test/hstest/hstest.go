@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +56,7 @@ type Site struct {
 	foreign map[string]func() string // servers that are no nodes: where they listen
 	wires   map[pair]*wire
 	book    *shapes.Book
+	lost    atomic.Pointer[func(*http.Request) bool] // whose answers do not arrive
 
 	mu         sync.Mutex
 	deviations map[string]bool // from the specification, in answers
@@ -79,14 +81,20 @@ func New(t testing.TB, d sqldb.Dialect) *Site {
 	return s
 }
 
-// watch compares all answers with the specification. What differs fails the test.
+// watch compares all answers with the specification, and loses some. What differs fails the test.
 func (s *Site) watch(h http.Handler) http.Handler {
-	return s.book.Watch(h, func(text string) {
+	h = s.book.Watch(h, func(text string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if !s.deviations[text] {
 			s.deviations[text] = true
 			s.t.Errorf("not as the specification says: %s", text)
+		}
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r)
+		if lost := s.lost.Load(); lost != nil && (*lost)(r) {
+			panic(http.ErrAbortHandler)
 		}
 	})
 }
@@ -209,13 +217,31 @@ func (s *Site) Heal(a, b string) { s.switchWires(a, b, false) }
 
 func (s *Site) switchWires(a, b string, cut bool) {
 	s.t.Helper()
+	for _, w := range s.between(a, b) {
+		w.set(cut)
+	}
+}
+
+// between are the wires that join two nodes, one for the calls of each.
+func (s *Site) between(a, b string) (list []*wire) {
+	s.t.Helper()
 	for _, p := range []pair{{a, b}, {b, a}} {
 		w := s.wires[p]
 		if w == nil {
 			s.t.Fatalf("there is no wire from %s to %s", p.from, p.to)
 		}
-		w.set(cut)
+		list = append(list, w)
 	}
+	return list
+}
+
+// LoseAnswers has a node of this process do what it is asked to and the answers be lost of those requests that lost
+// picks; nil is none. It counts for nodes that are up and for those that start later.
+func (s *Site) LoseAnswers(lost func(r *http.Request) bool) {
+	if lost == nil {
+		lost = func(*http.Request) bool { return false }
+	}
+	s.lost.Store(&lost)
 }
 
 // Context ends with the test or when patience is over.

@@ -1,9 +1,9 @@
 package hstest
 
 import (
-	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"knock/cmd/knock/demo/lab"
 )
@@ -16,6 +16,8 @@ type wire struct {
 	l      net.Listener
 	target func() string // where the other node listens; "" while it is down
 	wg     sync.WaitGroup
+
+	weather atomic.Pointer[Weather] // nil is fair
 
 	mu    sync.Mutex
 	cut   bool
@@ -50,7 +52,7 @@ func (w *wire) accept() {
 func (w *wire) carry(in net.Conn) {
 	defer in.Close()
 	address := w.target()
-	if address == "" || !w.add(in) {
+	if address == "" || w.refuses() || !w.add(in) {
 		return
 	}
 	defer w.remove(in)
@@ -65,10 +67,10 @@ func (w *wire) carry(in net.Conn) {
 	defer w.remove(out)
 	var back sync.WaitGroup
 	back.Go(func() {
-		_, _ = io.Copy(in, out)
+		w.pump(in, out)
 		in.Close()
 	})
-	_, _ = io.Copy(out, in) // however it ends, it ended
+	w.pump(out, in)
 	out.Close()
 	back.Wait()
 }

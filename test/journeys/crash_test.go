@@ -83,7 +83,7 @@ func (s *story) survived(ctx context.Context, u *user, room, text string) error 
 		}
 		all[id] = body
 	}
-	timeline, err := history(ctx, u, room)
+	timeline, err := hstest.History(ctx, u.Client, room)
 	if err != nil {
 		return err
 	}

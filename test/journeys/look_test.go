@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 
 	"knock/cmd/knock/demo/lab"
+	"knock/test/hstest"
 )
 
 // sight is something that "see" waits for in a room.
@@ -130,7 +130,7 @@ func lookCommands() map[string]command {
 		}),
 		// history pages back from the end to the room's beginning and looks for a flood.
 		"history": act("text count", func(ctx context.Context, s *story, u *user, room string, args []string) error {
-			timeline, err := history(ctx, u, room)
+			timeline, err := hstest.History(ctx, u.Client, room)
 			if err != nil {
 				return err
 			}
@@ -165,30 +165,6 @@ func lookCommands() map[string]command {
 	}
 }
 
-// history is everything from the room's beginning, oldest first.
-func history(ctx context.Context, u *user, room string) (timeline []lab.Event, err error) {
-	from := ""
-	for range 100 {
-		query := url.Values{"dir": {"b"}, "limit": {"20"}}
-		if from != "" {
-			query.Set("from", from)
-		}
-		var page struct {
-			Chunk []lab.Event
-			End   string
-		}
-		if err := u.Call(ctx, http.MethodGet, lab.V3("rooms", room, "messages")+"?"+query.Encode(), nil, &page); err != nil {
-			return nil, err
-		}
-		timeline = append(timeline, page.Chunk...)
-		if from = page.End; from == "" {
-			slices.Reverse(timeline)
-			return timeline, nil
-		}
-	}
-	return nil, errors.New("the history has no end")
-}
-
 func compareCommands() map[string]command {
 	return map[string]command{
 		// same waits until two users' nodes have the same state, forward extremities and messages of a room.
@@ -207,43 +183,5 @@ func compareCommands() map[string]command {
 }
 
 func same(ctx context.Context, a, b *user, room string) error {
-	for what, look := range map[string]func(context.Context, *user, string) ([]string, error){
-		"state": stateIDs, "forward extremities": extremities, "messages": messageIDs} {
-		one, err := look(ctx, a, room)
-		if err != nil {
-			return err
-		}
-		other, err := look(ctx, b, room)
-		if err != nil {
-			return err
-		}
-		if !slices.Equal(one, other) {
-			return fmt.Errorf("the %s differ: %v and %v", what, one, other)
-		}
-	}
-	return nil
-}
-
-func stateIDs(ctx context.Context, u *user, room string) (ids []string, err error) {
-	state, err := u.State(ctx, room)
-	for _, e := range state {
-		ids = append(ids, e.ID)
-	}
-	slices.Sort(ids)
-	return ids, err
-}
-
-func extremities(ctx context.Context, u *user, room string) ([]string, error) {
-	return u.node.Extremities(ctx, room)
-}
-
-func messageIDs(ctx context.Context, u *user, room string) (ids []string, err error) {
-	timeline, err := history(ctx, u, room)
-	for _, e := range timeline {
-		if e.Type == "m.room.message" {
-			ids = append(ids, e.ID)
-		}
-	}
-	slices.Sort(ids)
-	return ids, err
+	return hstest.Same(ctx, room, hstest.Witness{Client: a.Client, Node: a.node}, hstest.Witness{Client: b.Client, Node: b.node})
 }

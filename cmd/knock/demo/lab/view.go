@@ -127,6 +127,13 @@ func (c *Client) Forget() {
 	c.view = View{}
 }
 
+// Look shows what is known, without asking for news.
+func (c *Client) Look(fn func(*View) error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return fn(&c.view)
+}
+
 // Until syncs, at least once, until seen has nothing to complain about; its last complaint is the error when ctx ends.
 func (c *Client) Until(ctx context.Context, seen func(*View) error) error {
 	c.mu.Lock()
