@@ -48,13 +48,11 @@ func (a *answer) tellSticky(ctx context.Context) error {
 	next := a.at.pos
 	rooms := map[string][]json.RawMessage{}
 	err := a.read(ctx, func(tx *sqldb.Tx) error {
-		events, more, err := a.o.Sticky.Since(tx, a.o.Rooms.Store, stayed, from, a.at.pos, x.limit)
+		events, upTo, err := a.o.Sticky.Since(tx, a.o.Rooms.Store, stayed, from, a.at.pos, x.limit)
 		if err != nil {
 			return err
 		}
-		if more {
-			next = events[len(events)-1].Pos
-		}
+		next = upTo
 		all, _, err := a.o.Sticky.Since(tx, a.o.Rooms.Store, entered, 0, a.at.pos, allSticky)
 		if err != nil {
 			return err

@@ -60,12 +60,12 @@ func (a *answer) readAllSticky(tx *sqldb.Tx) error {
 			known = append(known, r.key.NID)
 		}
 	}
-	events, more, err := a.o.Sticky.Since(tx, a.o.Rooms.Store, known, a.stickyFrom(), a.at.pos, maxSticky)
+	events, upTo, err := a.o.Sticky.Since(tx, a.o.Rooms.Store, known, a.stickyFrom(), a.at.pos, maxSticky)
 	if err != nil {
 		return err
 	}
-	if more {
-		a.at.sticky = events[len(events)-1].Pos
+	if upTo < a.at.pos {
+		a.at.sticky = upTo
 	}
 	all, _, err := a.o.Sticky.Since(tx, a.o.Rooms.Store, entered, 0, a.at.pos, allSticky)
 	a.stickies = map[int64][]*store.Stored{}

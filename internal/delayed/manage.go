@@ -228,6 +228,11 @@ const (
 	pruneBatch = 10_000
 )
 
+func scanBytes(r *sqldb.Rows) (b []byte, err error) {
+	err = r.Scan(&b)
+	return b, err
+}
+
 // prune deletes finalised events that nobody asks for any more.
 func (s *Service) prune(ctx context.Context) error {
 	var owners [][]byte
@@ -236,7 +241,7 @@ func (s *Service) prune(ctx context.Context) error {
 			return err
 		}
 		var err error
-		owners, err = sqldb.Collect(tx, richest, func(r *sqldb.Rows) (b []byte, err error) { return b, r.Scan(&b) }, keptCount)
+		owners, err = sqldb.Collect(tx, richest, scanBytes, keptCount)
 		return err
 	}})
 	for _, owner := range owners {

@@ -7,6 +7,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +41,7 @@ type Events struct {
 
 	mu      sync.Mutex
 	rooms   map[int64]*room
-	refused map[string]map[int64]struct{} // soft-failed events by room id
+	refused map[string]map[int64]int64 // when soft-failed events expire, by room id and number
 }
 
 // room is what is in memory of a room with sticky events: most have none, and cost nothing.
@@ -48,8 +50,12 @@ type room struct {
 	count           int   // since they were last counted
 }
 
-// maxActive bounds the sticky events of a room; more are events as others are.
-const maxActive = 5_000
+// Bounds of a room. Of more than maxActive sticky events the newer ones are events as others are; of more than
+// maxRefused that its state refused the newer ones stay refused.
+const (
+	maxActive  = 5_000
+	maxRefused = 200
+)
 
 // New makes Events.
 func New(o Options) *Events {
@@ -59,7 +65,7 @@ func New(o Options) *Events {
 	if o.Log == nil {
 		o.Log = logrus.NewEntry(logrus.StandardLogger())
 	}
-	return &Events{o: o, db: o.DB, rooms: map[int64]*room{}, refused: map[string]map[int64]struct{}{}}
+	return &Events{o: o, db: o.DB, rooms: map[int64]*room{}, refused: map[string]map[int64]int64{}}
 }
 
 var (
@@ -71,8 +77,8 @@ var (
 	insert = sqldb.RegisterInsert("sticky.insert", `INSERT INTO sticky_events (nid, room, pos, own, expires) VALUES`, 5,
 		`ON CONFLICT (nid) DO UPDATE SET pos = excluded.pos`)
 	active = sqldb.Register("sticky.active", `SELECT room, max(pos), max(expires), count(*) FROM sticky_events WHERE expires > $1 AND pos IS NOT NULL GROUP BY room`)
-	soft   = sqldb.Register("sticky.refused", `SELECT s.nid, r.room_id FROM sticky_events s JOIN rooms r ON r.nid = s.room WHERE s.expires > $1 AND s.pos IS NULL`)
-	since  = sqldb.Register("sticky.since", `SELECT nid, room, pos FROM sticky_events
+	soft   = sqldb.Register("sticky.refused", `SELECT s.nid, s.expires, r.room_id FROM sticky_events s JOIN rooms r ON r.nid = s.room WHERE s.expires > $1 AND s.pos IS NULL`)
+	since  = sqldb.Register("sticky.since", `SELECT nid, pos FROM sticky_events
 		WHERE room = ANY($1::bigint[]) AND pos > $2 AND pos <= $3 AND expires > $4 ORDER BY pos LIMIT $5`)
 	own    = sqldb.Register("sticky.own", `SELECT nid, pos FROM sticky_events WHERE room = $1 AND pos > $2 AND pos <= $3 AND own = 1 AND expires > $4 ORDER BY pos`)
 	stay   = sqldb.Register("sticky.stay", `SELECT 1 FROM room_servers rs JOIN names n ON n.nid = rs.server WHERE rs.room = $1 AND n.s = $2 AND rs.to_pos IS NULL AND rs.from_pos = $3`)
@@ -98,12 +104,12 @@ func (s *Events) loadRefused(tx *sqldb.Tx) error {
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var nid int64
+		var nid, expires int64
 		var id []byte
-		if err := rows.Scan(&nid, &id); err != nil {
+		if err := rows.Scan(&nid, &expires, &id); err != nil {
 			return err
 		}
-		s.noteRefused(string(id), nid)
+		s.noteRefused(string(id), nid, expires)
 	}
 	return rows.Close()
 }
@@ -151,7 +157,7 @@ func (s *Events) PrepareRefused(a *roomserver.Accepted) func(tx *sqldb.Tx) error
 		tx.AfterCommit(func(int64) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.noteRefused(a.RoomID, a.EventNID)
+			s.noteRefused(a.RoomID, a.EventNID, expires)
 		})
 		return nil
 	}
@@ -177,12 +183,12 @@ func (s *Events) note(nid, pos, expires int64) {
 }
 
 // noteRefused remembers an event that may be allowed later; s.mu is held.
-func (s *Events) noteRefused(roomID string, nid int64) {
+func (s *Events) noteRefused(roomID string, nid, expires int64) {
 	if s.refused[roomID] == nil {
-		s.refused[roomID] = map[int64]struct{}{}
+		s.refused[roomID] = map[int64]int64{}
 	}
-	if len(s.refused[roomID]) < maxActive {
-		s.refused[roomID][nid] = struct{}{}
+	if len(s.refused[roomID]) < maxRefused {
+		s.refused[roomID][nid] = expires
 	}
 }
 
@@ -194,31 +200,42 @@ func (s *Events) After(room, pos int64) bool {
 	return r != nil && r.newest > pos && r.expires > s.o.Clock.Millis()
 }
 
-// Since are up to limit sticky events of rooms with from < position ≤ to that have not expired, oldest first. Those
-// that were redacted are not sticky any more.
-func (s *Events) Since(tx *sqldb.Tx, st *store.Store, rooms []int64, from, to int64, limit int) (events []*store.Stored, more bool, err error) {
+// Since are up to limit sticky events of rooms with from < position ≤ to that have not expired, oldest first, and the
+// position up to which they are all: to, unless some are left over. Those that were redacted are among them.
+func (s *Events) Since(tx *sqldb.Tx, st *store.Store, rooms []int64, from, to int64, limit int) (events []*store.Stored, upTo int64, err error) {
 	if len(rooms) == 0 {
-		return nil, false, nil
+		return nil, to, nil
 	}
-	nids, err := sqldb.Collect(tx, since, func(r *sqldb.Rows) (nid int64, err error) {
-		var room, pos int64
-		return nid, r.Scan(&nid, &room, &pos)
-	}, rooms, from, to, s.o.Clock.Millis(), limit+1)
+	list, err := sqldb.Collect(tx, since, scanDue, rooms, from, to, s.o.Clock.Millis(), limit+1)
 	if err != nil {
-		return nil, false, err
+		return nil, 0, err
 	}
-	if more = len(nids) > limit; more {
-		nids = nids[:limit]
+	upTo = to
+	if len(list) > limit {
+		list = list[:limit]
+		upTo = list[limit-1].Pos
 	}
-	events, err = st.InOrder(tx, nids)
-	return events, more, err
+	nids := make([]int64, len(list))
+	for i, d := range list {
+		nids[i] = d.Event
+	}
+	found, err := st.Load(tx, nids)
+	for _, nid := range nids {
+		if e := found[nid]; e != nil { // it may have been purged
+			events = append(events, e)
+		}
+	}
+	return events, upTo, err
+}
+
+func scanDue(r *sqldb.Rows) (d store.Due, err error) {
+	err = r.Scan(&d.Event, &d.Pos)
+	return d, err
 }
 
 // Own are the events of our users among them, all of one room.
 func (s *Events) Own(tx *sqldb.Tx, room, from, to int64) ([]store.Due, error) {
-	return sqldb.Collect(tx, own, func(r *sqldb.Rows) (d store.Due, err error) {
-		return d, r.Scan(&d.Event, &d.Pos)
-	}, room, from, to, s.o.Clock.Millis())
+	return sqldb.Collect(tx, own, scanDue, room, from, to, s.o.Clock.Millis())
 }
 
 // ForNewcomer are the events of our users that a server lacks whose users came into a room at pos, none when that server
@@ -285,10 +302,7 @@ func (s *Events) Run(ctx context.Context) error {
 
 func (s *Events) reconsiderAll(ctx context.Context) {
 	s.mu.Lock()
-	var rooms []string
-	for id := range s.refused {
-		rooms = append(rooms, id)
-	}
+	rooms := slices.Collect(maps.Keys(s.refused))
 	s.mu.Unlock()
 	for _, id := range rooms {
 		s.reconsider(ctx, id)
@@ -296,13 +310,7 @@ func (s *Events) reconsiderAll(ctx context.Context) {
 }
 
 func (s *Events) reconsider(ctx context.Context, roomID string) {
-	s.mu.Lock()
-	var nids []int64
-	for nid := range s.refused[roomID] {
-		nids = append(nids, nid)
-	}
-	s.mu.Unlock()
-	for _, nid := range nids {
+	for _, nid := range s.refusedIn(roomID) {
 		done, err := s.o.Reconsider(ctx, roomID, nid)
 		if err != nil && ctx.Err() == nil {
 			s.o.Log.WithError(err).WithField("room", roomID).Warn("A sticky event that was refused could not be looked at again")
@@ -315,8 +323,33 @@ func (s *Events) reconsider(ctx context.Context, roomID string) {
 	}
 }
 
+// refusedIn are the refused events of a room that have not expired; the others are forgotten.
+func (s *Events) refusedIn(roomID string) (nids []int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.o.Clock.Millis()
+	for nid, expires := range s.refused[roomID] {
+		if expires > now {
+			nids = append(nids, nid)
+		} else {
+			delete(s.refused[roomID], nid)
+		}
+	}
+	if len(nids) == 0 {
+		delete(s.refused, roomID)
+	}
+	slices.Sort(nids)
+	return nids
+}
+
 // prune forgets what has expired.
 func (s *Events) prune(ctx context.Context) error {
+	s.mu.Lock()
+	none := len(s.rooms)+len(s.refused) == 0
+	s.mu.Unlock()
+	if none {
+		return nil
+	}
 	now := s.o.Clock.Millis()
 	return s.db.Do(ctx, &sqldb.Op{Name: "sticky.prune", Write: func(tx *sqldb.Tx, _ int64) error {
 		if n, err := tx.Exec(remove, now); n == 0 || err != nil {
@@ -350,6 +383,12 @@ func readActive(tx *sqldb.Tx, now int64) (map[int64]*room, error) {
 func (s *Events) keep(left map[int64]*room) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for id, list := range s.refused {
+		maps.DeleteFunc(list, func(_, expires int64) bool { return expires <= s.o.Clock.Millis() })
+		if len(list) == 0 {
+			delete(s.refused, id)
+		}
+	}
 	for nid, r := range s.rooms {
 		if l := left[nid]; l != nil {
 			r.count = l.count

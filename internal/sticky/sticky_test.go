@@ -1,8 +1,10 @@
 package sticky
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"knock/internal/stream"
 	"knock/roomserver"
 	"knock/roomserver/event"
+	"knock/roomserver/store"
 )
 
 func made(t *testing.T, ts int64, sticky *int64) *event.Event {
@@ -91,5 +94,59 @@ func TestBounds(t *testing.T) {
 		if add(2, &hour) {
 			t.Error("one too many was taken")
 		}
+	})
+}
+
+// TestRefused has refused events looked at again until they are taken or expire, oldest first, and after a restart.
+func TestRefused(t *testing.T) {
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
+		now := clock.NewManual(time.UnixMilli(10_000_000))
+		var asked []int64
+		take := map[int64]bool{}
+		st := store.New(store.Options{DB: db})
+		version, _ := event.GetVersion("11")
+		s := New(Options{DB: db, Hub: stream.New(0), ServerName: "hs", Clock: now.Now, Reconsider: func(_ context.Context, room string, nid int64) (bool, error) {
+			asked = append(asked, nid)
+			return take[nid], nil
+		}})
+		if err := db.Do(t.Context(), &sqldb.Op{Name: "room", Write: func(tx *sqldb.Tx, _ int64) error {
+			_, err := st.InsertRoom(tx, store.RoomKey{NID: 1, ID: "!r:hs", Version: version}, store.RoomRow{NID: 1})
+			return err
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		second, hour := int64(1000), int64(event.MaxSticky)
+		for nid, sticky := range map[int64]*int64{1: &hour, 2: &second, 3: &hour, 4: nil} {
+			write := s.PrepareRefused(&roomserver.Accepted{RoomID: "!r:hs", RoomNID: 1, EventNID: nid, Event: made(t, 10_000_000, sticky)})
+			if write == nil {
+				continue
+			}
+			if err := db.Do(t.Context(), &sqldb.Op{Name: "event", Write: func(tx *sqldb.Tx, _ int64) error { return write(tx) }}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		look := func(s *Events, want ...int64) {
+			t.Helper()
+			asked = nil
+			s.reconsiderAll(t.Context())
+			if !slices.Equal(asked, want) {
+				t.Errorf("asked about %v, want %v", asked, want)
+			}
+		}
+		look(s, 1, 2, 3)
+		now.Advance(time.Minute)
+		look(s, 1, 3)
+		again := New(s.o)
+		if err := again.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		take[1] = true
+		look(again, 1, 3)
+		look(again, 3)
+		now.Advance(time.Hour)
+		if err := again.prune(t.Context()); err != nil || len(again.refused) != 0 {
+			t.Errorf("%v are left (%v)", again.refused, err)
+		}
+		look(again)
 	})
 }
