@@ -104,6 +104,29 @@ func (s *Service) trim(tx *sqldb.Tx, now int64) error {
 	return err
 }
 
+// Run removes what is too old, until ctx ends: it names people.
+func (s *Service) Run(ctx context.Context) error {
+	tick := time.NewTicker(Lifetime)
+	defer tick.Stop()
+	for {
+		if err := s.prune(ctx); err != nil && ctx.Err() == nil {
+			s.o.Log.WithError(err).Warn("Sign-ins that nobody finished could not be removed")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Service) prune(ctx context.Context) error {
+	return s.o.DB.Do(ctx, &sqldb.Op{Name: "sso.prune", Write: func(tx *sqldb.Tx, _ int64) error {
+		_, err := tx.Exec(flowPrune, s.o.Now().UnixMilli())
+		return err
+	}})
+}
+
 // Take reads what Hold wrote into v and uses the ticket up. Errors are for people.
 func (s *Service) Take(ctx context.Context, browser, kind, ticket string, v any) error {
 	if !isText(browser) || !isText(ticket) {

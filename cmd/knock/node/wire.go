@@ -242,6 +242,9 @@ func (n *Node) components() []component {
 	if n.parts.notices != nil {
 		list = append(list, component{"notices", n.parts.notices.Run})
 	}
+	if n.parts.sso != nil {
+		list = append(list, component{"sso", n.parts.sso.Run})
+	}
 	if n.parts.sender != nil {
 		list = append(list, component{"sender", n.parts.sender.Run}, component{"keeper", n.parts.keeper.Run})
 	}
