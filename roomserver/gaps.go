@@ -18,7 +18,7 @@ import (
 const (
 	gapEvents     = 500 // events fetched by get_missing_events
 	gapPage       = 100 // of them at once; many servers give 20 at most
-	gapRounds     = 25  // requests for them
+	gapRounds     = 10  // requests for them: 200 events of a server that gives 20; behind those the state is asked for, which costs it less
 	gapShort      = 10  // fewer at once are all that a server has to give
 	gapFetchers   = 8   // requests for single events at once
 	singleFetches = 100 // state events fetched one by one; beyond that the whole state

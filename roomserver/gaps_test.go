@@ -321,7 +321,7 @@ func TestLongGap(t *testing.T) {
 		bob := farBob
 		var last *event.Event
 		known := r.base.state.Lookup("m.room.member", bob)
-		for i := range 300 {
+		for i := range 150 {
 			last = r.next(last, "m.room.member", &bob, fmt.Sprintf(`{"membership":"join","displayname":"Bob %d"}`, i), r.auths(true, known)...)
 			known = last
 			r.far.history = append(r.far.history, last)
