@@ -164,6 +164,8 @@ type Federation struct {
 	RetireAfter       Duration       `yaml:"retire_after" doc:"How long nothing may be heard of a server before it counts as gone: it is left alone, and messages to its devices are dropped, until it calls or a user of its joins a room. 0 is never."`
 	TrustedKeyServers []string       `yaml:"trusted_key_servers" check:"name" doc:"Servers asked for the keys of servers that do not answer themselves. Each learns whom you talk to and is believed."`
 
+	PartialJoins bool `yaml:"partial_joins" doc:"Use rooms of other servers as soon as they are joined, and fetch their members afterwards. Off, joining a large room takes until all its members are here."`
+
 	Limits FederationLimits `yaml:"limits" doc:"What one other server may ask of this one. What is more is refused, and counted in knock_federation_refused_requests_total, knock_rooms_inbound_refused_total and knock_rooms_inbound_held_back_total."`
 }
 

@@ -35,8 +35,8 @@ func (r remote) PolicySignature(ctx context.Context, server string, unstable boo
 	return signature, err
 }
 
-func (r remote) SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, into roomserver.JoinSink) error {
-	err := r.Client.SendJoin(ctx, server, roomID, eventID, e, client.JoinSink(into))
+func (r remote) SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, omit bool, into roomserver.JoinSink) error {
+	err := r.Client.SendJoin(ctx, server, roomID, eventID, e, omit, client.JoinSink(into))
 	if client.Unsupported(err) { // so nothing went into the sink
 		err = r.Client.SendJoinV1(ctx, server, roomID, eventID, e, client.JoinSink(into))
 	}

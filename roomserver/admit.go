@@ -56,8 +56,22 @@ func (b *batch) admit(ctx context.Context, e *event.Event, a admission) (*draft,
 		return nil, err
 	}
 	acc := acceptance{flags: a.flags, auth: cited.nids, exclude: a.exclude, replaces: known}
-	if acc.before, acc.missing, err = b.before(ctx, e, a); err != nil {
+	prior, err := b.before(ctx, e, a)
+	if err != nil {
 		return nil, err
+	}
+	acc.before, acc.missing = prior.state, prior.missing
+	now := b.r.tip.state.Set // against which the event may fail softly
+	if prior.partial {
+		acc.flags |= store.Partial
+		if acc.before, err = b.vouchBefore(ctx, acc.before, cited.nids); err != nil {
+			return nil, err
+		}
+	}
+	if b.r.tip.partial != nil {
+		if now, err = b.r.vouched(ctx, now, cited.nids); err != nil {
+			return nil, err
+		}
 	}
 	if known != nil {
 		if err := b.r.drain(ctx); err != nil {
@@ -82,10 +96,10 @@ func (b *batch) admit(ctx context.Context, e *event.Event, a admission) (*draft,
 		b.r.logRefusal(e, "rejected", reason)
 		return b.add(ctx, e, acc)
 	}
-	if reason, _, err = b.r.allowedAt(ctx, e, b.r.tip.state.Set); err != nil {
+	if reason, _, err = b.r.allowedAt(ctx, e, now); err != nil {
 		return nil, err
 	}
-	if reason != nil && b.r.tip.state.Set != acc.before.Set {
+	if reason != nil && now != acc.before.Set {
 		acc.flags |= store.SoftFailed
 		b.r.logRefusal(e, "soft-failed", reason)
 		return b.add(ctx, e, acc)
@@ -141,12 +155,7 @@ func (r *room) known(ctx context.Context, id string) (*store.Stored, error) {
 func (r *room) pendingByID(id string) *store.Stored {
 	r.pub.RLock()
 	defer r.pub.RUnlock()
-	for _, e := range r.pub.pending {
-		if e.ID == id {
-			return e
-		}
-	}
-	return nil
+	return r.pub.byID[id]
 }
 
 // citation is what the auth events that an event cites say about it.
@@ -203,42 +212,58 @@ func (r *room) allowedAt(ctx context.Context, e *event.Event, set *state.Set) (r
 	return auth.Check(e, sel.state), sel.state, nil
 }
 
+// precedence is what is before an event.
+type precedence struct {
+	state   *store.Ref
+	missing []string // prev events that are not here
+	partial bool     // the state lacks members
+}
+
 // before returns the state before an event, from its prev events, and which of
 // those are not here.
-func (b *batch) before(ctx context.Context, e *event.Event, a admission) (*store.Ref, []string, error) {
+func (b *batch) before(ctx context.Context, e *event.Event, a admission) (p precedence, err error) {
 	r := b.r
 	prevs := e.PrevEventIDs()
 	if a.state == nil && r.follows(prevs) {
-		return r.tip.state, nil, nil
+		return precedence{state: r.tip.state, partial: r.tip.rests()}, nil
 	}
-	var refs []*store.Ref
-	var missing []string
+	var refs, stale []*store.Ref
 	told := len(prevs) > 0
 	for _, id := range prevs {
-		ref, err := b.afterID(ctx, id)
-		if err != nil {
-			return nil, nil, err
-		}
-		if ref == nil {
-			missing = append(missing, id)
+		ref, flags, err := b.afterID(ctx, id)
+		switch {
+		case err != nil:
+			return p, err
+		case ref == nil:
+			p.missing = append(p.missing, id)
 			if ref = b.adopt(a.after[id]); ref == nil {
 				told = false
 				continue
 			}
+			b.noteTold(id, ref)
+		case flags&store.Partial != 0 && r.tip.partial == nil:
+			stale = append(stale, ref) // of a stay that ended before it was complete
+			continue
+		case flags&store.Partial != 0:
+			p.partial = true
 		}
 		refs = append(refs, ref)
 	}
 	if told {
-		ref, err := b.merge(ctx, refs)
-		return ref, missing, err
+		if len(refs) == 0 {
+			refs, p.partial = stale, true
+		}
+		p.state, err = b.merge(ctx, refs)
+		return p, err
 	}
 	if a.state == nil && len(prevs) == 0 {
-		return nil, nil, errRootless
+		return p, errRootless
 	}
 	if a.state == nil {
-		return nil, missing, fmt.Errorf("%w: %d of %d", errMissingPrev, len(missing), len(prevs))
+		return p, fmt.Errorf("%w: %d of %d", errMissingPrev, len(p.missing), len(prevs))
 	}
-	return b.adopt(a.state), missing, nil
+	p.state, p.partial = b.adopt(a.state), false
+	return p, nil
 }
 
 // adopt makes a state of the room of one that another server told; nil of nil.
@@ -268,23 +293,25 @@ func (r *room) follows(prevs []string) bool {
 	return true
 }
 
-// afterID returns the state after an event that is here with its state, else nil.
-func (b *batch) afterID(ctx context.Context, id string) (*store.Ref, error) {
+// afterID returns the state after an event that is here with its state, else nil,
+// and the event's flags.
+func (b *batch) afterID(ctx context.Context, id string) (*store.Ref, store.Flags, error) {
 	r := b.r
 	for _, x := range r.tip.extremities {
 		if x.id == id {
-			return x.after, nil
+			return x.after, x.flags, nil
 		}
 	}
 	e, err := r.known(ctx, id)
 	if err != nil || e == nil || e.Flags&store.Outlier != 0 {
-		return nil, err
+		return nil, 0, err
 	}
 	before, err := b.set(ctx, e.State)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return b.after(e, before)
+	after, err := b.after(e, before)
+	return after, e.Flags, err
 }
 
 // set returns a state set that may be one of this batch's own.

@@ -176,7 +176,7 @@ func (s *Server) prepareHistory(ctx context.Context, key store.RoomKey, server s
 		return err
 	}
 	if !placed && e.Type() != "m.room.create" {
-		if states[e.EventID()], err = s.fetchState(ctx, key, server, e.EventID()); err != nil {
+		if states[e.EventID()], err = s.fetchState(ctx, key, server, e.EventID(), nil); err != nil {
 			return err
 		}
 	}
@@ -277,11 +277,19 @@ func (b *batch) addHistory(ctx context.Context, e *event.Event, set *state.Set, 
 		}
 	}
 	acc := acceptance{flags: store.Backfilled, auth: cited.nids, replaces: known, fills: true, ord: &ord}
-	if acc.before, acc.missing, err = b.beforeHistory(ctx, e, set); errors.Is(err, errMissingPrev) {
+	prior, err := b.beforeHistory(ctx, e, set)
+	if errors.Is(err, errMissingPrev) {
 		return nil // nor can this one
 	}
 	if err != nil {
 		return err
+	}
+	acc.before, acc.missing = prior.state, prior.missing
+	if prior.partial {
+		acc.flags |= store.Partial
+		if acc.before, err = b.vouchBefore(ctx, acc.before, cited.nids); err != nil {
+			return err
+		}
 	}
 	reason := cited.reason
 	if reason == nil && e.Type() != "m.room.create" {
@@ -300,7 +308,7 @@ func (b *batch) addHistory(ctx context.Context, e *event.Event, set *state.Set, 
 
 // beforeHistory returns the state before an event of the history, as before does. Nothing precedes the room's own
 // create event; no other event may claim that.
-func (b *batch) beforeHistory(ctx context.Context, e *event.Event, set *state.Set) (*store.Ref, []string, error) {
+func (b *batch) beforeHistory(ctx context.Context, e *event.Event, set *state.Set) (precedence, error) {
 	if !e.IsState("m.room.create", "") || len(e.PrevEventIDs()) > 0 {
 		return b.before(ctx, e, admission{state: set})
 	}
@@ -308,5 +316,5 @@ func (b *batch) beforeHistory(ctx context.Context, e *event.Event, set *state.Se
 	if err == nil && (create == nil || create.ID != e.EventID()) {
 		err = errMissingPrev
 	}
-	return store.EmptyState(), nil, err
+	return precedence{state: store.EmptyState()}, err
 }

@@ -23,6 +23,8 @@ type batch struct {
 	sets    []*store.Ref
 	final   store.RoomRow
 	extra   []func(tx *sqldb.Tx) error // rows of the caller that do not depend on a position
+	told    []toldState                // while members are missing
+	whole   *completion                // with this batch all members are known
 	written func(context.Context) error
 }
 
@@ -42,6 +44,11 @@ type draft struct {
 	targets []string // servers that it is sent to
 	writes  []func(tx *sqldb.Tx, pos int64) error
 	redact  *store.Stored // what it redacts
+
+	noted    bool        // it is judged again when all members are known
+	restated bool        // it was, and is what it says now
+	opens    *incomplete // members are missing from it on
+	ends     *incomplete // nobody of ours is in the room from it on, while members are missing
 }
 
 type memberChange struct {
@@ -109,7 +116,7 @@ func (b *batch) add(ctx context.Context, e *event.Event, a acceptance) (*draft, 
 		d.targets = append(d.targets, user)
 	}
 	if !a.fills {
-		r.advance(e, d.stored.NID, after)
+		r.advance(d.stored, after)
 		r.capExtremities()
 	}
 	if err := b.settle(ctx, d); err != nil {
@@ -157,6 +164,7 @@ func (b *batch) draft(ctx context.Context, e *event.Event, a acceptance) (*draft
 		row.Ord, row.HasOrd = *a.ord, true
 	}
 	d.stored = &store.Stored{Row: row, Note: a.note, Event: e}
+	d.noted = a.flags&store.Partial != 0 || r.tip.partial != nil && a.flags&store.Backfilled == 0
 	d.data = r.s.Store.Pack(e, a.note)
 	return d, nil
 }
@@ -183,12 +191,12 @@ func (b *batch) after(e *store.Stored, before *store.Ref) (*store.Ref, error) {
 }
 
 // advance makes e a forward extremity in place of its prev events.
-func (r *room) advance(e *event.Event, nid int64, after *store.Ref) {
-	prevs := e.PrevEventIDs()
+func (r *room) advance(e *store.Stored, after *store.Ref) {
+	prevs := e.Event.PrevEventIDs()
 	kept := slices.DeleteFunc(slices.Clone(r.tip.extremities), func(x extremity) bool {
 		return slices.Contains(prevs, x.id)
 	})
-	r.tip.extremities = append(kept, extremity{nid: nid, id: e.EventID(), depth: e.Depth(), after: after})
+	r.tip.extremities = append(kept, extremity{nid: e.NID, id: e.ID, depth: e.Depth, after: after, flags: e.Flags})
 }
 
 // settle computes the room's state from its forward extremities and what
@@ -218,6 +226,9 @@ func (b *batch) settle(ctx context.Context, d *draft) error {
 		}
 	}
 	d.view = &View{State: next, Joined: r.tip.joined, Invited: r.tip.invited}
+	if r.tip.partial != nil && r.tip.servers[r.s.ServerName] == 0 {
+		return b.abandonPartial(ctx, d)
+	}
 	return nil
 }
 
@@ -225,10 +236,10 @@ func (b *batch) settle(ctx context.Context, d *draft) error {
 func (b *batch) changeMember(ctx context.Context, d *draft, c memberChange) error {
 	r := b.r
 	server := event.ServerOf(c.user)
-	was := r.tip.servers[server] > 0
+	was := r.tip.in(server)
 	r.tip.count(c.user, c.from, c.to)
 	d.members = append(d.members, c)
-	if is := r.tip.servers[server] > 0; is != was && server != r.s.ServerName {
+	if is := r.tip.in(server); is != was && server != r.s.ServerName {
 		nids, err := r.s.Store.Intern(ctx, server)
 		if err != nil {
 			return err
@@ -310,8 +321,8 @@ func (r *room) receivers(exclude string, flags store.Flags) []string {
 		return nil
 	}
 	var out []string
-	for server := range r.tip.servers {
-		if server != r.s.ServerName && server != exclude {
+	for _, server := range r.tip.others(r.s.ServerName) {
+		if server != exclude {
 			out = append(out, server)
 		}
 	}
@@ -327,13 +338,13 @@ func (r *room) outsider(e *event.Event) (string, bool) {
 	}
 	server := event.ServerOf(user)
 	m := auth.Membership(e)
-	return server, (m == auth.Leave || m == auth.Ban) && server != r.s.ServerName && r.tip.servers[server] == 0
+	return server, (m == auth.Leave || m == auth.Ban) && server != r.s.ServerName && !r.tip.in(server)
 }
 
 // remember makes a queued event visible to this room's own lookups.
 func (r *room) remember(e *store.Stored) {
 	r.pub.Lock()
-	r.pub.pending[e.NID] = e
+	r.pub.pending[e.NID], r.pub.byID[e.ID] = e, e
 	r.pub.Unlock()
 }
 
@@ -385,6 +396,9 @@ func (r *room) drain(ctx context.Context) error {
 
 func (b *batch) positions() int {
 	n := 0
+	if b.whole != nil {
+		n++
+	}
 	for _, d := range b.drafts {
 		if d.live {
 			n++

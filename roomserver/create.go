@@ -94,7 +94,7 @@ func (s *Server) newRoom(v *event.Version) *room {
 	if !v.DomainlessRoomIDs {
 		r.key.ID = "!" + randomID(18) + ":" + s.ServerName
 	}
-	r.pub.pending = map[int64]*store.Stored{}
+	r.pub.pending, r.pub.byID = map[int64]*store.Stored{}, map[string]*store.Stored{}
 	r.pub.views = []View{{State: store.EmptyState()}}
 	r.tip = tip{resident: true, state: store.EmptyState(), servers: map[string]int{}}
 	return r

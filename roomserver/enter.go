@@ -12,7 +12,7 @@ import (
 
 // takeJoin takes a join that a server let in and answered: it opens the room, or
 // adds the join to it where this server is in the room by now.
-func (s *Server) takeJoin(ctx context.Context, server string, a *joinAnswer) error {
+func (s *Server) takeJoin(ctx context.Context, f *flight, a *joinAnswer) error {
 	resident, err := s.IsResident(ctx, a.room)
 	if err != nil {
 		return err
@@ -22,7 +22,7 @@ func (s *Server) takeJoin(ctx context.Context, server string, a *joinAnswer) err
 			return err
 		}
 	}
-	return s.joinInside(ctx, server, a)
+	return s.joinInside(ctx, f, a)
 }
 
 // errInside is returned when this server is in the room that is to be opened.
@@ -64,7 +64,7 @@ func (s *Server) storeAnswer(ctx context.Context, key store.RoomKey, a *joinAnsw
 // joinInside adds the join that a server answered to a room that this server is
 // in, as if it had come in a transaction. Where what precedes it cannot be had,
 // the answer tells the state before it.
-func (s *Server) joinInside(ctx context.Context, server string, a *joinAnswer) error {
+func (s *Server) joinInside(ctx context.Context, f *flight, a *joinAnswer) error {
 	key, err := s.Room(ctx, a.room)
 	if err != nil {
 		return err
@@ -72,13 +72,9 @@ func (s *Server) joinInside(ctx context.Context, server string, a *joinAnswer) e
 	if key.Version != a.v {
 		return fmt.Errorf("%w: the room has version %s, not %s", ErrBadAnswer, key.Version.ID, a.v.ID)
 	}
-	if err := s.place(ctx, key, server, a.join); err != nil {
+	if err := s.place(ctx, key, a.from, a.join); err != nil {
 		s.Log.WithError(err).WithField("room", a.room).Info("What precedes a join cannot be had; the state that its server tells is used")
-		set, err := s.storeAnswer(ctx, key, a)
-		if err != nil {
-			return err
-		}
-		if err := s.placeHere(ctx, key, server, a.join, admission{state: set}); err != nil {
+		if err := s.placeAsTold(ctx, f, key, a); err != nil {
 			return err
 		}
 	}
@@ -90,6 +86,24 @@ func (s *Server) joinInside(ctx context.Context, server string, a *joinAnswer) e
 		return fmt.Errorf("%w: the join could not be placed", ErrBadAnswer)
 	}
 	return refusal(known)
+}
+
+// placeAsTold adds a join with the state that its answer tells. One that lacks members is asked for again: the same
+// join is answered the same way as often as it is sent.
+func (s *Server) placeAsTold(ctx context.Context, f *flight, key store.RoomKey, a *joinAnswer) error {
+	if a.omitted {
+		whole, err := s.sendJoin(ctx, f, a.from, a.join, false)
+		if err != nil {
+			return err
+		}
+		defer whole.release()
+		a = whole
+	}
+	set, err := s.storeAnswer(ctx, key, a)
+	if err != nil {
+		return err
+	}
+	return s.placeHere(ctx, key, a.from, a.join, admission{state: set})
 }
 
 // internServers gives numbers to the names of all servers in a state at once.
@@ -142,7 +156,7 @@ func (s *Server) enterLocked(ctx context.Context, key store.RoomKey, a *joinAnsw
 		return store.ErrRevision
 	}
 	b := r.begin()
-	err = b.replace(ctx, a.join, set)
+	err = b.replace(ctx, a, set)
 	if err != nil {
 		r.fail()
 		r.mu.Unlock()
@@ -153,9 +167,9 @@ func (s *Server) enterLocked(ctx context.Context, key store.RoomKey, a *joinAnsw
 	return b.wait(ctx)
 }
 
-// replace makes the room's state what a join says it was, and adds the join.
-func (b *batch) replace(ctx context.Context, join *event.Event, set *state.Set) error {
-	r := b.r
+// replace makes the room's state what the answer to a join says it was, and adds the join.
+func (b *batch) replace(ctx context.Context, a *joinAnswer, set *state.Set) error {
+	r, join := b.r, a.join
 	cited, err := r.cited(ctx, join)
 	if err != nil {
 		return err
@@ -177,7 +191,16 @@ func (b *batch) replace(ctx context.Context, join *event.Event, set *state.Set) 
 	if _, acc.state, err = r.allowedAt(ctx, join, set); err != nil {
 		return err
 	}
-	r.tip.resident, r.tip.extremities, b.enters = true, nil, true
-	_, err = b.add(ctx, join, acc)
-	return err
+	r.tip.resident, r.tip.extremities = true, nil
+	b.enters = true
+	if !a.omitted {
+		b.mend()
+		_, err = b.add(ctx, join, acc)
+		return err
+	}
+	if cited.reason != nil {
+		return cited.reason // its server should have said so
+	}
+	acc.flags |= store.Partial
+	return b.openPartial(ctx, a, acc)
 }

@@ -28,6 +28,7 @@ var (
 	ErrBlocked      = errors.New("the user takes no invite of the inviter")
 	ErrBadRequest   = errors.New("the request is not valid")
 	ErrBadAnswer    = errors.New("another server's answer does not hold")
+	ErrPartial      = errors.New("not all members of the room are known here yet")
 	ErrBusy         = errors.New("too many large answers of other servers are worked on")
 )
 
@@ -67,6 +68,7 @@ var mapped = []struct {
 	{ErrNoCreate, matrixerr.MissingParam("The invite lacks the room's m.room.create event as a full PDU.")},
 	{ErrNoPolicy, matrixerr.New(http.StatusBadGateway, "M_UNKNOWN", "The room's policy server could not be asked, so nothing was sent. Try again later; m.room.policy can be changed without it.")},
 	{ErrBadAnswer, matrixerr.Unknown(http.StatusBadGateway, "The answer of the other server is not right, so it was not used. Try again later, or name another server in \"via\".")},
+	{ErrPartial, matrixerr.NotFound("This server came into the room just now and does not know all its members yet. Ask another server that is in the room.")},
 	{errStopping, matrixerr.Unknown(http.StatusServiceUnavailable, "The server is stopping; try again in a moment.")},
 	{ErrBusy, matrixerr.LimitExceeded(30 * time.Second)},
 	{ErrNoIdentity, matrixerr.Unknown(http.StatusBadGateway, "The identity server could not be asked whether its key is valid. Try again later.")},

@@ -124,7 +124,7 @@ func (s *Server) placeFetched(ctx context.Context, key store.RoomKey, origin str
 	}
 	a := admission{after: make(map[string]*state.Set, len(away))}
 	for _, prev := range away {
-		if a.after[prev], err = s.stateAfter(ctx, key, origin, prev); err != nil {
+		if a.after[prev], err = s.stateAfter(ctx, key, origin, prev, nil); err != nil {
 			return fmt.Errorf("fetch the state after %s: %w", prev, err)
 		}
 	}

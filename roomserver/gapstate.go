@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"knock/internal/sqldb"
 	"knock/roomserver/event"
@@ -41,9 +42,10 @@ func (s *Server) unplacedTx(tx *sqldb.Tx, ids []string) (out []string, err error
 }
 
 // stateAfter returns the state after an event that is not placed here: the state
-// before it that a server says it had, and the event itself.
-func (s *Server) stateAfter(ctx context.Context, key store.RoomKey, server, eventID string) (*state.Set, error) {
-	set, err := s.fetchState(ctx, key, server, eventID)
+// before it that a server says it had, and the event itself. seen counts
+// what comes, unless nil.
+func (s *Server) stateAfter(ctx context.Context, key store.RoomKey, server, eventID string, seen *atomic.Int64) (*state.Set, error) {
+	set, err := s.fetchState(ctx, key, server, eventID, seen)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +97,7 @@ func (s *Server) here(ctx context.Context, eventID string) (e *store.Stored, err
 
 // fetchState returns the state before an event that a server says it had, as
 // far as its events hold.
-func (s *Server) fetchState(ctx context.Context, key store.RoomKey, server, eventID string) (*state.Set, error) {
+func (s *Server) fetchState(ctx context.Context, key store.RoomKey, server, eventID string, seen *atomic.Int64) (*state.Set, error) {
 	ids, authIDs, err := s.Remote.StateIDs(ctx, server, key.ID, eventID)
 	if err != nil {
 		return nil, err
@@ -108,7 +110,7 @@ func (s *Server) fetchState(ctx context.Context, key store.RoomKey, server, even
 		return nil, err
 	}
 	if len(absent) > singleFetches {
-		err = s.storeState(ctx, key, server, eventID, absent)
+		err = s.storeState(ctx, key, server, eventID, absent, seen)
 	} else {
 		err = s.storeFetched(ctx, key, absent, s.fetchEvents(ctx, server, absent))
 	}
@@ -120,8 +122,8 @@ func (s *Server) fetchState(ctx context.Context, key store.RoomKey, server, even
 
 // storeState fetches the whole state before an event and stores those of its
 // events that are wanted.
-func (s *Server) storeState(ctx context.Context, key store.RoomKey, server, eventID string, wanted []string) error {
-	a := &joinAnswer{s: s, v: key.Version, room: key.ID}
+func (s *Server) storeState(ctx context.Context, key store.RoomKey, server, eventID string, wanted []string, seen *atomic.Int64) error {
+	a := &joinAnswer{s: s, v: key.Version, room: key.ID, seen: seen}
 	defer a.release()
 	if err := s.Remote.State(ctx, server, key.ID, eventID, JoinSink{State: a.addAuth, Auth: a.addAuth}); err != nil {
 		return err

@@ -113,6 +113,7 @@ func (s *Server) Run(ctx context.Context) error {
 	wg.Go(func() { s.runFollowUps(ctx) })
 	wg.Go(func() { s.runRedemptions(ctx) })
 	wg.Go(func() { s.runTidy(ctx) })
+	wg.Go(func() { s.runCompletions(ctx) })
 	slots := make(chan struct{}, drainers)
 	tick, sweep := time.NewTicker(retryInterval), time.NewTicker(sweepInterval)
 	defer tick.Stop()

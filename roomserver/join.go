@@ -56,6 +56,9 @@ func (s *Server) tryHere(ctx context.Context, m MembershipRequest, joined func(c
 	if err != nil || !resident {
 		return err != nil, err
 	}
+	if s.partials.underWay(m.RoomID) != nil && !s.Hub.IsJoined(m.Target, m.RoomID) {
+		return false, nil // whether they are invited or banned is not known here yet
+	}
 	err = s.joinHere(ctx, m)
 	if err == nil && joined != nil {
 		joined(ctx, m.RoomID)
@@ -205,19 +208,35 @@ func (s *Server) joinThrough(ctx context.Context, f *flight, server string, m Me
 	if err != nil {
 		return err
 	}
-	f.at(server, stepSend)
-	answer := &joinAnswer{s: s, v: e.V(), room: m.RoomID, join: e, from: server, seen: &f.events}
-	defer answer.release()
-	err = s.Remote.SendJoin(ctx, server, m.RoomID, e.EventID(), e.JSON(), JoinSink{State: answer.addState, Auth: answer.addAuth, Event: answer.setEvent})
+	answer, err := s.sendJoin(ctx, f, server, e, s.PartialJoins)
 	if err != nil {
 		return err
 	}
-	f.at(server, stepCheck)
-	if err := answer.check(ctx); err != nil {
-		return fmt.Errorf("%s: %w", server, err)
-	}
+	defer answer.release()
 	f.at(server, stepWrite)
-	return s.takeJoin(ctx, server, answer)
+	return s.takeJoin(ctx, f, answer)
+}
+
+// sendJoin sends a join through a server and returns its answer, which holds.
+// omit lets it leave members out. The caller releases the answer.
+func (s *Server) sendJoin(ctx context.Context, f *flight, server string, e *event.Event, omit bool) (*joinAnswer, error) {
+	f.at(server, stepSend)
+	a := &joinAnswer{s: s, v: e.V(), room: e.Room(), join: e, from: server, seen: &f.events}
+	err := s.Remote.SendJoin(ctx, server, e.Room(), e.EventID(), e.JSON(), omit,
+		JoinSink{State: a.addState, Auth: a.addAuth, Event: a.setEvent, Omitted: a.setOmitted})
+	if err == nil && a.omitted && !omit {
+		err = fmt.Errorf("%w: it lacks members, which nobody said it may", ErrBadAnswer)
+	}
+	if err == nil {
+		f.at(server, stepCheck)
+		if err = a.check(ctx); err != nil {
+			err = fmt.Errorf("%s: %w", server, err)
+		}
+	}
+	if err != nil {
+		a.release()
+	}
+	return a, err
 }
 
 // makeThrough gets the template of a membership event from a server and makes

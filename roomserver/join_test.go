@@ -26,6 +26,7 @@ type across struct {
 	mu       sync.Mutex
 	sent     []string                                      // users whose joins were sent
 	sending  func(ctx context.Context, user string)        // called when a join was taken, before its answer comes
+	nameless bool                                          // no server is named as in the room
 	altering func(state []*store.Stored) []json.RawMessage // what is told of the state
 }
 
@@ -36,8 +37,8 @@ func (x *across) Make(ctx context.Context, kind, server, roomID, user string, ve
 	return x.to.Template(ctx, kind, roomID, user, versions)
 }
 
-func (x *across) SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, into JoinSink) error {
-	a, err := x.to.AcceptMembership(ctx, "join", "a.example", roomID, eventID, e, false)
+func (x *across) SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, omit bool, into JoinSink) error {
+	a, err := x.to.AcceptMembership(ctx, "join", "a.example", roomID, eventID, e, omit)
 	if err != nil {
 		return err
 	}
@@ -59,6 +60,14 @@ func (x *across) SendJoin(ctx context.Context, server, roomID, eventID string, e
 	}
 	for _, raw := range PDUs(a.Auth) {
 		if err := into.Auth(raw); err != nil {
+			return err
+		}
+	}
+	if a.Omitted {
+		if x.nameless {
+			a.Servers = nil
+		}
+		if err := into.Omitted(a.Servers); err != nil {
 			return err
 		}
 	}

@@ -37,6 +37,9 @@ type joinAnswer struct {
 	good  map[string]bool // ids of events that hold, so that others may rest on them
 	order []*event.Event  // all good ones, auth events first
 	seen  *atomic.Int64   // counts the events for who watches, unless nil
+
+	omitted bool     // the state lacks members
+	servers []string // that are in the room, where it does
 }
 
 // addState takes one event of the state. A state that holds two events for one
@@ -143,6 +146,9 @@ func (a *joinAnswer) check(ctx context.Context) error {
 		}
 	}
 	a.state = slices.DeleteFunc(a.state, func(e *event.Event) bool { return !a.good[e.EventID()] })
+	if a.omitted {
+		a.vouch()
+	}
 	st := auth.NewState(a.state)
 	create := st.Lookup("m.room.create", "")
 	if create == nil {
@@ -156,6 +162,9 @@ func (a *joinAnswer) check(ctx context.Context) error {
 		return fmt.Errorf("%w: the room has another version than was said", ErrBadAnswer)
 	}
 	if err := auth.Check(a.join, st); err != nil {
+		if own := st.Lookup("m.room.member", a.join.Sender()); own != nil && auth.Membership(own) == auth.Ban {
+			return err // its server should have said so
+		}
 		return fmt.Errorf("%w: its state does not allow the join: %v", ErrBadAnswer, err)
 	}
 	return nil

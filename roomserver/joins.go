@@ -138,20 +138,27 @@ type JoinStatus struct {
 	User    string    `json:"user_id"`
 	Server  string    `json:"server"` // that is asked now
 	Step    string    `json:"step"`
-	Events  int64     `json:"events"`  // received from that server
-	Waiting int       `json:"waiting"` // users who wait for this join to join, too
+	Events  int64     `json:"events"`            // received from that server
+	Waiting int       `json:"waiting"`           // users who wait for this join to join, too
+	Usable  bool      `json:"usable"`            // the user is in the room; its members are fetched
+	Failure string    `json:"failure,omitempty"` // why fetching them failed last
 	Since   time.Time `json:"-"`
 }
 
-// Joins lists the joins through other servers that are under way, oldest first.
+func (f *flight) status() JoinStatus {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return JoinStatus{Room: f.room, User: f.user, Server: f.server, Step: f.step, Events: f.events.Load(), Waiting: f.waiting, Since: f.since}
+}
+
+// Joins lists the joins through other servers that are under way, those of rooms that are used but lack members among
+// them, oldest first.
 func (s *Server) Joins() []JoinStatus {
+	list := s.partials.status()
 	s.joins.mu.Lock()
 	defer s.joins.mu.Unlock()
-	list := make([]JoinStatus, 0, len(s.joins.flying))
 	for _, f := range s.joins.flying {
-		f.mu.Lock()
-		list = append(list, JoinStatus{Room: f.room, User: f.user, Server: f.server, Step: f.step, Events: f.events.Load(), Waiting: f.waiting, Since: f.since})
-		f.mu.Unlock()
+		list = append(list, f.status())
 	}
 	slices.SortFunc(list, func(a, b JoinStatus) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Room, b.Room)) })
 	return list

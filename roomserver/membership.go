@@ -16,6 +16,11 @@ func (s *Server) SetMembership(ctx context.Context, q MembershipRequest) (string
 	if q.Membership == auth.Invite && s.blocked(q.Target, q.Sender) {
 		return "", ErrBlocked
 	}
+	if q.Sender != q.Target { // how the target stands to the room must be known
+		if err := s.AwaitMembers(ctx, q.RoomID); err != nil {
+			return "", err
+		}
+	}
 	content, err := s.memberContent(ctx, q.Target, q)
 	if err != nil {
 		return "", err

@@ -99,7 +99,7 @@ func (r *room) findPolicy(ctx context.Context) (*policy, error) {
 			return nil, err
 		}
 		p := readPolicy(e.Event)
-		if p == nil || r.tip.servers[p.server] == 0 {
+		if p == nil || !r.tip.in(p.server) {
 			continue
 		}
 		if p.server == r.s.ServerName && !r.s.signsFor(p) {

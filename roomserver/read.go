@@ -199,12 +199,17 @@ func (s *Server) Membership(ctx context.Context, roomID, userID string) (m store
 	return m, err
 }
 
-// IsMember reports whether a user, also one of another server, is in a room.
+// IsMember reports whether a user, also one of another server, is in a room; as
+// long as not all its members are known, whether they may be.
 func (s *Server) IsMember(ctx context.Context, roomID, userID string) (bool, error) {
 	if s.IsLocal(userID) {
 		return s.Hub.IsJoined(userID, roomID), nil
 	}
 	m, err := s.Membership(ctx, roomID, userID)
+	if err == nil && m.State == store.NoMembership {
+		j := s.partials.underWay(roomID)
+		return j != nil && slices.Contains(j.row.Servers, serverOf(userID)), nil
+	}
 	return m.State == store.Join, err
 }
 

@@ -199,7 +199,7 @@ func (s *Server) takeOnce(ctx context.Context, a *arrival, results map[string]st
 		return nil, err
 	}
 	for _, d := range drafts {
-		if d.stored.Flags&store.Rejected != 0 {
+		if d.stored.Flags&(store.Rejected|store.Partial) == store.Rejected {
 			results[d.stored.ID] = "the event is not allowed by the room's rules"
 		}
 	}

@@ -14,7 +14,7 @@ import (
 // here yet is redacted when it comes.
 func (b *batch) prepareRedaction(ctx context.Context, d *draft, a acceptance) error {
 	e := d.stored.Event
-	if d.redacts = e.RedactsID(); d.redacts == "" {
+	if d.redacts = e.RedactsID(); d.redacts == "" || heldBack(a.flags) {
 		return nil
 	}
 	sel, err := b.r.selectAuth(ctx, a.before.Set, auth.NeededForEvent(e))
@@ -36,6 +36,10 @@ func (b *batch) prepareRedaction(ctx context.Context, d *draft, a acceptance) er
 	}
 	return err
 }
+
+// heldBack reports whether a redaction is not done yet, because not all members are known who may redact: it cannot be
+// undone.
+func heldBack(f store.Flags) bool { return f&store.Partial != 0 && f&store.Outgoing == 0 }
 
 // redactionTarget returns an event of the room that is not redacted yet, or nil.
 func (b *batch) redactionTarget(ctx context.Context, id string) (target *store.Stored, err error) {
@@ -70,7 +74,7 @@ func (b *batch) redactEarly(ctx context.Context, d *draft) error {
 		return err
 	}
 	for _, by := range found {
-		if by.Flags&(store.Rejected|store.SoftFailed) != 0 {
+		if by.Flags&(store.Rejected|store.SoftFailed) != 0 || heldBack(by.Flags) {
 			continue
 		}
 		powers, err := b.powersAt(ctx, by)

@@ -11,8 +11,9 @@ type Remote interface {
 	// Make asks for a template of a membership event: kind is "join", "leave" or
 	// "knock"; versions are the room versions supported, for joins and knocks.
 	Make(ctx context.Context, kind, server, roomID, userID string, versions []string) (version string, template json.RawMessage, err error)
-	// SendJoin sends a signed join; state and auth events come one by one.
-	SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, into JoinSink) error
+	// SendJoin sends a signed join; state and auth events come one by one. omit lets
+	// the server leave members out.
+	SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, omit bool, into JoinSink) error
 	// SendLeave sends a signed leave.
 	SendLeave(ctx context.Context, server, roomID, eventID string, e json.RawMessage) error
 	// SendKnock sends a signed knock and returns the room's stripped state.
@@ -49,4 +50,6 @@ type JoinSink struct {
 	Auth  func(raw json.RawMessage) error
 	// Event is the join as the resident server signed it, where it did.
 	Event func(raw json.RawMessage) error
+	// Omitted hears that the state lacks members, and which servers are in the room.
+	Omitted func(servers []string) error
 }

@@ -33,8 +33,8 @@ func (s *Server) initResets(reg prometheus.Registerer) {
 // is how the rules resolve some forks, and a surprise for who is in the room.
 func (b *batch) tellReset(ctx context.Context, d *draft, old, next *store.Ref) error {
 	r := b.r
-	if b.enters || len(r.tip.extremities) < 2 && d.stored.State == old.NID {
-		return nil // the state is another server's word, or nothing was resolved
+	if b.enters || r.tip.partial != nil || len(r.tip.extremities) < 2 && d.stored.State == old.NID {
+		return nil // the state is another server's word, lacks members, or nothing was resolved
 	}
 	var back []state.Entry
 	for _, c := range state.Changes(old.Set, next.Set) {

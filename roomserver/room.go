@@ -39,10 +39,11 @@ type room struct {
 	pub struct {
 		sync.RWMutex
 		pending map[int64]*store.Stored // queued events
-		queued  int                     // batches in the writer's queue
-		views   []View                  // ascending by position; the last is current
-		ring    []*store.Stored         // newest delivered events, ascending by position
-		from    int64                   // the ring holds everything delivered after this position
+		byID    map[string]*store.Stored
+		queued  int             // batches in the writer's queue
+		views   []View          // ascending by position; the last is current
+		ring    []*store.Stored // newest delivered events, ascending by position
+		from    int64           // the ring holds everything delivered after this position
 	}
 }
 
@@ -56,6 +57,8 @@ type tip struct {
 	joined      int            // joined members
 	invited     int            // invited members
 	servers     map[string]int // joined members by server
+	partial     *incomplete    // not all members are known; nil: they are
+	torn        bool           // nor may they be when nobody of ours is in the room
 }
 
 // extremity is a forward extremity with the state after it.
@@ -64,6 +67,7 @@ type extremity struct {
 	id    string
 	depth int64
 	after *store.Ref
+	flags store.Flags
 }
 
 // View is a room's published state and since which position it is current.
@@ -81,7 +85,7 @@ const (
 // load reads a room into a new handle.
 func (s *Server) load(ctx context.Context, key store.RoomKey) (*room, error) {
 	r := &room{s: s, key: key, auths: map[string]*selection{}}
-	r.pub.pending = map[int64]*store.Stored{}
+	r.pub.pending, r.pub.byID = map[int64]*store.Stored{}, map[string]*store.Stored{}
 	err := s.db.Read(ctx, func(tx *sqldb.Tx) error {
 		row, err := s.Store.RoomRow(tx, key.NID)
 		if err != nil {
@@ -116,7 +120,7 @@ func (r *room) fill(tx *sqldb.Tx, row store.RoomRow) error {
 		if err != nil {
 			return fmt.Errorf("forward extremity %d: %w", x.nid, err)
 		}
-		x.id, x.depth = e.ID, e.Depth
+		x.id, x.depth, x.flags = e.ID, e.Depth, e.Flags
 		if x.after, err = st.Set(tx, row.Extremities[i+1]); err != nil {
 			return err
 		}
@@ -135,6 +139,9 @@ func (r *room) fill(tx *sqldb.Tx, row store.RoomRow) error {
 	}
 	if some {
 		t.ord = hi + ordStep
+	}
+	if err := t.findPartial(tx, st, r.key.NID); err != nil {
+		return err
 	}
 	r.tip = t
 	return r.fillPublished(tx)
@@ -191,7 +198,7 @@ func (t *tip) count(user string, from, to store.Membership) {
 // here reports whether the server knows the room's newest state: somebody of it
 // is in the room, or nobody is and it was the last.
 func (t *tip) here(server string) bool {
-	return t.resident && (t.servers[server] > 0 || len(t.servers) == 0)
+	return t.resident && (t.servers[server] > 0 || len(t.servers) == 0 && !t.torn)
 }
 
 // busy reports whether a write of the room is under way.

@@ -137,8 +137,12 @@ func (b *batch) build(ctx context.Context, q SendRequest, key []byte) (*event.Ev
 	if err != nil {
 		return nil, err
 	}
+	flags := store.Outgoing
+	if b.r.tip.rests() {
+		flags |= store.Partial
+	}
 	_, err = b.add(ctx, e, acceptance{
-		before: b.r.tip.state, flags: store.Outgoing, auth: sel.nids, state: sel.state, origin: q.origin(key),
+		before: b.r.tip.state, flags: flags, auth: sel.nids, state: sel.state, origin: q.origin(key),
 	})
 	return e, err
 }

@@ -21,6 +21,9 @@ func (s *Server) Template(ctx context.Context, kind, roomID, user string, versio
 	if err != nil {
 		return "", nil, err
 	}
+	if r.lacksMembers() {
+		return "", nil, ErrPartial
+	}
 	v := r.key.Version
 	if len(versions) > 0 && !slices.Contains(versions, v.ID) {
 		return v.ID, nil, ErrUnsupported
@@ -78,11 +81,18 @@ func (s *Server) residentHandle(ctx context.Context, roomID string) (*room, erro
 	return r, nil
 }
 
+// lacksMembers reports whether not all members of the room are known here.
+func (r *room) lacksMembers() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tip.partial != nil
+}
+
 // has reports whether a server has a user in the room.
 func (r *room) has(server string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.tip.servers[server] > 0
+	return r.tip.in(server)
 }
 
 // Acceptance is the answer to a membership event that another server sent for
@@ -103,6 +113,9 @@ func (s *Server) AcceptMembership(ctx context.Context, kind, origin, roomID, eve
 	r, err := s.residentHandle(ctx, roomID)
 	if err != nil {
 		return nil, err
+	}
+	if kind != auth.Leave && r.lacksMembers() {
+		return nil, ErrPartial
 	}
 	e, err := s.parseMembership(ctx, r.key, kind, origin, eventID, raw)
 	if err != nil {

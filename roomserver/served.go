@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"time"
 
 	"knock/internal/sqldb"
 	"knock/roomserver/auth"
@@ -53,6 +54,9 @@ func (s *Server) StateBefore(ctx context.Context, origin, roomID, eventID string
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := s.awaitServing(ctx, roomID); err != nil {
+		return nil, nil, err
+	}
 	err = s.db.Read(ctx, func(tx *sqldb.Tx) error {
 		e, err := s.eventIn(tx, key, eventID)
 		if err != nil {
@@ -60,6 +64,9 @@ func (s *Server) StateBefore(ctx context.Context, origin, roomID, eventID string
 		}
 		if e.Flags&store.Outlier != 0 {
 			return ErrUnknownEvent
+		}
+		if e.Flags&store.Partial != 0 {
+			return ErrPartial
 		}
 		before, err := s.Store.Set(tx, e.State)
 		if err != nil {
@@ -74,6 +81,19 @@ func (s *Server) StateBefore(ctx context.Context, origin, roomID, eventID string
 	return state, chain, err
 }
 
+// servingWait bounds how long another server waits for a room's members.
+const servingWait = 10 * time.Second
+
+// awaitServing waits a while for the members of a room, for another server.
+func (s *Server) awaitServing(ctx context.Context, roomID string) error {
+	wait, cancel := context.WithTimeout(ctx, servingWait)
+	defer cancel()
+	if err := s.AwaitMembers(wait, roomID); err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return nil
+}
+
 // shared returns the key of a room that a server is in, else ErrNotJoined.
 func (s *Server) shared(ctx context.Context, origin, roomID string) (store.RoomKey, error) {
 	r, err := s.residentHandle(ctx, roomID)
@@ -82,7 +102,7 @@ func (s *Server) shared(ctx context.Context, origin, roomID string) (store.RoomK
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.tip.servers[origin] == 0 {
+	if !r.tip.in(origin) {
 		return r.key, ErrNotJoined
 	}
 	return r.key, nil
@@ -188,6 +208,9 @@ func (s *Server) serverSees(tx *sqldb.Tx, origin string, e *store.Stored) (bool,
 	}
 	if auth.VisibleToServer(sight) {
 		return true, nil
+	}
+	if e.Flags&store.Partial != 0 {
+		return false, ErrPartial
 	}
 	members, err := s.StateEvents(tx, before, func(t store.Tuple) bool { return t.Type == "m.room.member" && serverOf(t.Key) == origin })
 	if err != nil {

@@ -59,6 +59,8 @@ type Options struct {
 	DefaultVersion string
 	// Down tells of servers that failed lately, so that others are asked first. It may be nil.
 	Down func(server string) bool
+	// PartialJoins has rooms be used before all their members are known, where servers answer joins without them.
+	PartialJoins bool
 	// Inbound bounds what waits of other servers' events, and the work that they make.
 	Inbound    InboundLimits
 	Registerer prometheus.Registerer // nil: no metrics
@@ -98,6 +100,20 @@ type Refuser interface {
 	PrepareRefused(a *Accepted) func(tx *sqldb.Tx) error
 }
 
+// Completer is a Participant that hears when all members of a room are known that was joined without them.
+type Completer interface {
+	// Completed thinks as Prepare does.
+	Completed(c *Completed) func(tx *sqldb.Tx, pos int64) error
+}
+
+// Completed says what became known with the members of a room.
+type Completed struct {
+	RoomID        string
+	RoomNID, Join int64    // Join is the join's event
+	Servers       []string // others that were in the room meanwhile, and not named as such
+	Gone          []string // users who were taken for members and are none
+}
+
 // Outbound hears of committed events that go to other servers. It must not block.
 type Outbound interface {
 	Send(pos int64, roomID string, e *event.Event, servers []string)
@@ -132,6 +148,7 @@ type Server struct {
 	joins    joins
 	untidy   untidy
 	resets   prometheus.Counter
+	partials partials
 	bounds   boundMetrics
 	held     atomic.Int64 // bytes of large answers of other servers that are in memory
 
@@ -172,12 +189,16 @@ func New(o Options) *Server {
 	s.joins.init(o.Registerer)
 	s.untidy.init(o.Registerer)
 	s.initResets(o.Registerer)
+	s.partials.init(o.Registerer)
 	return s
 }
 
 // Start loads the index of who is in which room. The database's writer must run.
 func (s *Server) Start(ctx context.Context) error {
 	if err := s.loadPolicyTuples(ctx); err != nil {
+		return err
+	}
+	if err := s.loadPartials(ctx); err != nil {
 		return err
 	}
 	return s.Store.EachLocalJoined(ctx, func(room, user string) { s.Hub.SetJoined(user, room, true) })

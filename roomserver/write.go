@@ -52,7 +52,18 @@ func (b *batch) write(tx *sqldb.Tx, first int64) error {
 			return err
 		}
 	}
+	for _, t := range b.told {
+		if err := st.AddTold(tx, b.r.key.NID, t.prev, t.state); err != nil {
+			return err
+		}
+	}
 	pos := first
+	if b.whole != nil {
+		if err := b.writeWhole(tx, pos); err != nil {
+			return err
+		}
+		pos++
+	}
 	for _, d := range b.drafts {
 		if d.live {
 			d.stored.Pos = pos
@@ -91,8 +102,16 @@ func (b *batch) writeDraft(tx *sqldb.Tx, d *draft) error {
 		if err := st.Place(tx, &e.Row); err != nil {
 			return err
 		}
+		if e.RedactedBy != 0 {
+			if _, err := st.Redact(tx, e, e.RedactedBy); err != nil {
+				return err
+			}
+		}
 	} else {
 		st.Insert(tx, &e.Row, d.data)
+	}
+	if err := b.writePartial(tx, d); err != nil {
+		return err
 	}
 	for _, prev := range d.missing {
 		if err := st.AddMissing(tx, room, prev, e.NID); err != nil {
@@ -120,7 +139,7 @@ func (b *batch) writeDraft(tx *sqldb.Tx, d *draft) error {
 	if d.view != nil {
 		st.LogState(tx, room, e.Pos, d.view.State)
 	}
-	if err := b.writeMembers(tx, d); err != nil {
+	if err := b.writeMembers(tx, d.members, d.servers, e.Pos); err != nil {
 		return err
 	}
 	for _, write := range d.writes {
@@ -131,10 +150,30 @@ func (b *batch) writeDraft(tx *sqldb.Tx, d *draft) error {
 	return nil
 }
 
-func (b *batch) writeMembers(tx *sqldb.Tx, d *draft) error {
-	st, room, pos := b.r.s.Store, b.r.key.NID, d.stored.Pos
-	rows := make([]store.MemberRow, 0, len(d.members))
-	for _, c := range d.members {
+// writePartial writes what a draft means for a join without members.
+func (b *batch) writePartial(tx *sqldb.Tx, d *draft) error {
+	st, room, e := b.r.s.Store, b.r.key.NID, d.stored
+	if d.opens != nil {
+		d.opens.row.Room, d.opens.row.Event, d.opens.row.From = room, e.NID, e.Pos
+		if err := st.AddPartialJoin(tx, d.opens.row); err != nil {
+			return err
+		}
+	}
+	if d.noted && d.ends == nil {
+		if err := st.AddPartialEvent(tx, room, b.r.s.db.NextID(), e.NID); err != nil {
+			return err
+		}
+	}
+	if d.ends != nil {
+		return st.EndPartialJoin(tx, room, d.ends.event, e.Pos, false)
+	}
+	return nil
+}
+
+func (b *batch) writeMembers(tx *sqldb.Tx, members []memberChange, servers []serverChange, pos int64) error {
+	st, room := b.r.s.Store, b.r.key.NID
+	rows := make([]store.MemberRow, 0, len(members))
+	for _, c := range members {
 		to := c.to
 		if to == store.NoMembership {
 			to = store.Leave
@@ -144,7 +183,7 @@ func (b *batch) writeMembers(tx *sqldb.Tx, d *draft) error {
 	if err := st.PutMembers(tx, rows); err != nil {
 		return err
 	}
-	for _, c := range d.servers {
+	for _, c := range servers {
 		note := st.ServerLeft
 		if c.joined {
 			note = st.ServerJoined

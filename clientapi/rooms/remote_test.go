@@ -47,7 +47,7 @@ func (p *peer) Make(ctx context.Context, kind, server, roomID, userID string, ve
 	return version, template, passOn(err)
 }
 
-func (p *peer) SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, into roomserver.JoinSink) error {
+func (p *peer) SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, _ bool, into roomserver.JoinSink) error {
 	a, err := p.s.AcceptMembership(ctx, "join", "hs", roomID, eventID, e, false)
 	if err != nil {
 		return passOn(err)

@@ -180,6 +180,18 @@ func (a *API) view(ctx context.Context, r *httpx.Request) (roomserver.View, erro
 	return v, fail(err)
 }
 
+// wholeView is view once all members of the room are known.
+func (a *API) wholeView(ctx context.Context, r *httpx.Request) (roomserver.View, error) {
+	v, err := a.view(ctx, r)
+	if err != nil || !a.s.MembersMissing(r.Vars["roomId"], a.o.Hub.Published()) {
+		return v, err
+	}
+	if err := a.s.AwaitMembers(ctx, r.Vars["roomId"]); err != nil {
+		return v, err
+	}
+	return a.view(ctx, r)
+}
+
 // joined returns the room of the path if the caller is in it.
 func (a *API) joined(r *httpx.Request) (string, error) {
 	room := r.Vars["roomId"]

@@ -14,7 +14,7 @@ import (
 )
 
 func (a *API) state(ctx context.Context, r *httpx.Request) (any, error) {
-	v, err := a.view(ctx, r)
+	v, err := a.wholeView(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +32,11 @@ func (a *API) stateEvent(ctx context.Context, r *httpx.Request) (any, error) {
 	if format != "" && format != "content" && format != "event" {
 		return nil, matrixerr.InvalidParam(`Query parameter format must be "content" or "event"`)
 	}
-	v, err := a.view(ctx, r)
+	view := a.view
+	if r.Vars["eventType"] == typeMember && r.Vars["stateKey"] != r.Caller.UserID {
+		view = a.wholeView
+	}
+	v, err := view(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +86,7 @@ func (a *API) members(ctx context.Context, r *httpx.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := a.view(ctx, r)
+	v, err := a.wholeView(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -113,11 +117,24 @@ func (a *API) viewAt(ctx context.Context, r *httpx.Request, token string) (v roo
 	}
 	if a.o.SyncPosition != nil {
 		if pos, ok := a.o.SyncPosition(token); ok {
-			v, err := a.s.View(ctx, room, pos)
-			return v, fail(err)
+			return a.viewAtPos(ctx, room, r.Caller.UserID, pos)
 		}
 	}
 	return v, matrixerr.InvalidParam("Query parameter at is not a token of this server")
+}
+
+// viewAtPos returns the state at a position; that after the newest event of that time, where the room's members were not
+// all known then.
+func (a *API) viewAtPos(ctx context.Context, room, user string, pos int64) (v roomserver.View, err error) {
+	if !a.s.MembersMissing(room, pos) {
+		v, err = a.s.View(ctx, room, pos)
+		return v, fail(err)
+	}
+	p, err := a.s.PointAt(ctx, room, pos)
+	if err != nil {
+		return v, fail(err)
+	}
+	return a.viewAtPoint(ctx, room, user, p)
 }
 
 func (a *API) viewAtPoint(ctx context.Context, room, user string, p roomserver.Point) (v roomserver.View, err error) {
@@ -150,6 +167,9 @@ type profile struct {
 func (a *API) joinedMembers(ctx context.Context, r *httpx.Request) (any, error) {
 	room, err := a.joined(r)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.s.AwaitMembers(ctx, room); err != nil {
 		return nil, err
 	}
 	v, err := a.s.Current(ctx, room)

@@ -38,6 +38,9 @@ func (a *API) upgrade(ctx context.Context, r *httpx.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.s.AwaitMembers(ctx, room); err != nil { // whom to ban again
+		return nil, err
+	}
 	old, err := a.readOld(ctx, room, r.Caller.UserID)
 	if err != nil {
 		return nil, err

@@ -134,6 +134,10 @@ func (a *answer) consider(t *target) {
 	if e.dm {
 		t.now.marks = markDM
 	}
+	if k == joined && t.want.union.all && a.o.Rooms.MembersMissing(e.key.ID, a.at.pos) {
+		a.hold(t) // until all members are known
+		return
+	}
 	initial := !t.found || k != t.before.kind && (k != gone || t.before.kind == outside)
 	longer, other := t.want.limit > int(t.before.limit), t.before.union != t.now.union
 	switch {

@@ -26,6 +26,7 @@ type room struct {
 	counted  bool // the user has read something
 
 	was, is roomserver.View
+	came    *state.Set    // the state when members became known that had been missing; nil: none did
 	own     *store.Stored // the user's member event, when they are not in the room
 	exit    *store.Stored // what ended their stay; nil: that is known, or there was none
 	events  []*store.Stored
@@ -75,6 +76,13 @@ func (r *room) lookInside(ctx context.Context) (err error) {
 	if !r.initial {
 		if r.was, err = rooms.View(ctx, r.e.key.ID, r.from); err != nil {
 			return err
+		}
+		if pos, came := rooms.MembersCame(r.e.key.ID, r.from, r.to); came {
+			whole, err := rooms.View(ctx, r.e.key.ID, pos)
+			if err != nil {
+				return err
+			}
+			r.came = whole.State.Set
 		}
 	}
 	if err = r.page(ctx); err != nil {

@@ -70,7 +70,7 @@ func (s *selection) collect() error {
 	}
 	for _, e := range s.changes {
 		name := s.names[e.Tuple]
-		lazily := u.lazy && name.Type == typeMember && !s.limited
+		lazily := u.lazy && name.Type == typeMember && !s.limited && (s.came == nil || !syncread.Learnt(e, s.was.State.Set, s.came))
 		if !lazily && !u.matches(name) {
 			continue
 		}

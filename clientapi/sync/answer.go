@@ -130,6 +130,9 @@ func (a *answer) find(ctx context.Context) error {
 		}
 		r := a.room(id)
 		r.full = a.q.full
+		if _, came := a.o.Rooms.MembersCame(id, a.from, a.at.pos); came && !a.q.filter.state.lazy {
+			r.fresh() // it was withheld until now
+		}
 		if err := r.look(ctx, a.at.pos); err != nil {
 			return err
 		}
@@ -146,8 +149,11 @@ func (a *answer) personalNews() bool {
 	return a.o.Hub.LastPersonal(a.q.user) > a.from
 }
 
-// wants reports whether the filter takes a room.
-func (a *answer) wants(id string) bool { return a.q.filter.rooms.has(id) }
+// wants reports whether the client is told of a room: its filter takes it and, unless the client loads members lazily,
+// all of them are known.
+func (a *answer) wants(id string) bool {
+	return a.q.filter.rooms.has(id) && (a.q.filter.state.lazy || !a.o.Rooms.MembersMissing(id, a.at.pos))
+}
 
 // room returns a joined room of the answer, adding it.
 func (a *answer) room(id string) *room {
@@ -162,7 +168,7 @@ func (a *answer) room(id string) *room {
 
 // place puts a room where the user's standing changed into its section.
 func (a *answer) place(ctx context.Context, st *standing) error {
-	if !a.wants(st.key.ID) {
+	if st.now == store.Join && !a.wants(st.key.ID) || !a.q.filter.rooms.has(st.key.ID) {
 		return nil
 	}
 	switch st.now {
@@ -170,7 +176,7 @@ func (a *answer) place(ctx context.Context, st *standing) error {
 		r := a.room(st.key.ID)
 		r.full = a.q.full
 		if st.before != store.Join {
-			r.full, r.newly, r.from, a.fresh = true, true, 0, true
+			r.fresh()
 		}
 		return r.look(ctx, a.at.pos)
 	case store.Invite, store.Knock:

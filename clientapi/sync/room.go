@@ -8,6 +8,7 @@ import (
 	"knock/clientapi/syncread"
 	"knock/internal/sqldb"
 	"knock/roomserver"
+	"knock/roomserver/state"
 	"knock/roomserver/store"
 )
 
@@ -37,6 +38,8 @@ type room struct {
 	left    *standing
 
 	before, after roomserver.View
+	came          *state.Set // the state when members became known that had been missing; nil: none did
+	learnt        bool       // the answer leaves out that they are there
 	events        []*store.Stored
 	limited       bool
 
@@ -46,6 +49,9 @@ type room struct {
 	state     []json.RawMessage
 	summary   []byte
 }
+
+// fresh notes that the client knows nothing of the room.
+func (r *room) fresh() { r.full, r.newly, r.from, r.a.fresh = true, true, 0, true }
 
 // look takes from memory, where it is there, what happened up to a position.
 func (r *room) look(ctx context.Context, to int64) (err error) {
@@ -60,6 +66,13 @@ func (r *room) look(ctx context.Context, to int64) (err error) {
 	if !r.full {
 		if r.before, err = rooms.View(ctx, r.id, r.from); err != nil {
 			return err
+		}
+		if pos, came := rooms.MembersCame(r.id, r.from, to); came {
+			whole, err := rooms.View(ctx, r.id, pos)
+			if err != nil {
+				return err
+			}
+			r.came = whole.State.Set
 		}
 	}
 	err = r.page(ctx)

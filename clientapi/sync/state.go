@@ -3,6 +3,7 @@ package sync
 import (
 	"slices"
 
+	"knock/clientapi/syncread"
 	"knock/internal/sqldb"
 	"knock/roomserver/state"
 	"knock/roomserver/store"
@@ -91,6 +92,14 @@ func (c *stateChange) changes() ([]state.Entry, map[int64]store.Tuple, error) {
 		tuples[i] = e.Tuple
 	}
 	names, err := c.a.o.Rooms.Store.Tuples(c.tx, tuples)
+	if c.came == nil || !c.a.q.filter.state.lazy {
+		return changes, names, err
+	}
+	n := len(changes)
+	changes = slices.DeleteFunc(changes, func(e state.Entry) bool {
+		return names[e.Tuple].Type == typeMember && syncread.Learnt(e, c.before.State.Set, c.came)
+	})
+	c.learnt = len(changes) < n
 	return changes, names, err
 }
 

@@ -17,7 +17,7 @@ func (c *stateChange) summarise(changes []state.Entry, names map[int64]store.Tup
 	if err := c.arrivals(changes, names); err != nil {
 		return err
 	}
-	if !c.full && !slices.ContainsFunc(changes, func(e state.Entry) bool { return namesRoom(names[e.Tuple]) }) {
+	if !c.full && !c.learnt && !slices.ContainsFunc(changes, func(e state.Entry) bool { return namesRoom(names[e.Tuple]) }) {
 		return nil
 	}
 	named, err := c.named()

@@ -41,9 +41,15 @@ func TestCalls(t *testing.T) {
 			}
 			_, _ = io.WriteString(w, `{"room_version":"11","event":{"type":"m.room.member"}}`)
 		},
-		"GET " + fed + "/v1/make_leave/{room}/{user}":   answer(`{"event":{}}`),
-		"GET " + fed + "/v1/make_knock/{room}/{user}":   answer(`{"event":7}`),
-		"PUT " + fed + "/v2/send_join/{room}/{event}":   answer(`{"origin":"a.example","auth_chain":[{"a":1},{"a":2}],"state":[{"s":"]}\"["}] ,"event":{"e":1},"members_omitted":false}`),
+		"GET " + fed + "/v1/make_leave/{room}/{user}": answer(`{"event":{}}`),
+		"GET " + fed + "/v1/make_knock/{room}/{user}": answer(`{"event":7}`),
+		"PUT " + fed + "/v2/send_join/{room}/{event}": func(w http.ResponseWriter, req *http.Request) {
+			rest := `"members_omitted":false}`
+			if req.PathValue("event") == "$partial" && req.URL.RawQuery == "omit_members=true" {
+				rest = `"servers_in_room":["a.example","b.example"],"members_omitted":true}`
+			}
+			_, _ = io.WriteString(w, `{"origin":"a.example","auth_chain":[{"a":1},{"a":2}],"state":[{"s":"]}\"["}] ,"event":{"e":1},`+rest)
+		},
 		"PUT " + fed + "/v1/send_knock/{room}/{event}":  answer(`{"knock_room_state":[{},{}]}`),
 		"PUT " + fed + "/v2/invite/{room}/{event}":      answer(`{"event":{"i":1}}`),
 		"GET " + fed + "/v1/state/{room}":               answer(`{"pdus":[{},{}],"auth_chain":[]}`),
@@ -88,8 +94,14 @@ func TestCalls(t *testing.T) {
 			return nil
 		}
 	}
-	err = r.SendJoin(ctx, there, "!r", "$e", json.RawMessage(`{}`), JoinSink{State: into("s"), Auth: into("a"), Event: into("e")})
+	err = r.SendJoin(ctx, there, "!r", "$e", json.RawMessage(`{}`), false, JoinSink{State: into("s"), Auth: into("a"), Event: into("e")})
 	check("send_join", strings.Join(got, " ") == `a{"a":1} a{"a":2} s{"s":"]}\"["} e{"e":1}`, err)
+	var named []string
+	err = r.SendJoin(ctx, there, "!r", "$partial", json.RawMessage(`{}`), true, JoinSink{State: into("s"), Auth: into("a"), Event: into("e"), Omitted: func(servers []string) error {
+		named = servers
+		return nil
+	}})
+	check("send_join without members", strings.Join(named, " ") == "a.example b.example", err)
 	check("send_leave", true, r.SendLeave(ctx, there, "!r", "$e", json.RawMessage(`{}`)))
 	list, err := r.SendKnock(ctx, there, "!r", "$e", json.RawMessage(`{}`))
 	check("send_knock", len(list) == 2, err)
@@ -315,7 +327,7 @@ func TestSinkErrorEndsTheCall(t *testing.T) {
 	})
 	mine := errors.New("enough")
 	n := 0
-	err := r.SendJoin(context.Background(), there, "!r", "$e", json.RawMessage(`{}`), JoinSink{State: func(json.RawMessage) error { n++; return mine }})
+	err := r.SendJoin(context.Background(), there, "!r", "$e", json.RawMessage(`{}`), false, JoinSink{State: func(json.RawMessage) error { n++; return mine }})
 	if !errors.Is(err, mine) || n != 1 {
 		t.Errorf("%v after %d", err, n)
 	}

@@ -23,7 +23,7 @@ func TestSendJoinV1(t *testing.T) {
 		n := 0
 		count := func(json.RawMessage) error { n++; return nil }
 		into := JoinSink{State: count, Auth: count}
-		if err := r.SendJoin(context.Background(), there, "!r", "$e", json.RawMessage(`{}`), into); !Unsupported(err) || n != 0 {
+		if err := r.SendJoin(context.Background(), there, "!r", "$e", json.RawMessage(`{}`), false, into); !Unsupported(err) || n != 0 {
 			t.Errorf("version 2: %v", err)
 		}
 		err := r.SendJoinV1(context.Background(), there, "!r", "$e", json.RawMessage(`{}`), into)

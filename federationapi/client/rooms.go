@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -26,6 +27,8 @@ type JoinSink struct {
 	Auth  func(raw json.RawMessage) error
 	// Event is the join as the resident server signed it, where it did.
 	Event func(raw json.RawMessage) error
+	// Omitted hears that the state lacks members, and which servers are in the room. It is called last.
+	Omitted func(servers []string) error
 }
 
 // Make asks for the template of a membership event of userID; kind is "join", "leave" or "knock". versions are the
@@ -51,18 +54,42 @@ func (c *Client) Make(ctx context.Context, kind, server, roomID, userID string, 
 	return version, out.Event, nil
 }
 
-// SendJoin sends a signed join (version 2 of the endpoint) and streams the answer into a sink.
-func (c *Client) SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, into JoinSink) error {
-	return c.stream(ctx, server, call{
-		name: "send_join", method: http.MethodPut, content: e, hurry: true,
-		path: path("/_matrix/federation/v2/send_join/", roomID, "/", eventID),
-	}, map[string]part{"state": {list: into.State}, "auth_chain": {list: into.Auth}, "event": {one: into.Event}})
+// SendJoin sends a signed join (version 2 of the endpoint) and streams the answer into a sink. omit lets the server leave
+// members out.
+func (c *Client) SendJoin(ctx context.Context, server, roomID, eventID string, e json.RawMessage, omit bool, into JoinSink) error {
+	p := path("/_matrix/federation/v2/send_join/", roomID, "/", eventID)
+	if omit {
+		p += "?omit_members=true"
+	}
+	var omitted bool
+	var servers []string
+	err := c.stream(ctx, server, call{name: "send_join", method: http.MethodPut, content: e, hurry: true, path: p}, map[string]part{
+		"state": {list: into.State}, "auth_chain": {list: into.Auth}, "event": {one: into.Event},
+		"members_omitted": {one: func(raw json.RawMessage) error {
+			omitted = string(raw) == "true"
+			return nil
+		}},
+		"servers_in_room": {limit: serversLimit, one: func(raw json.RawMessage) error {
+			if json.Unmarshal(raw, &servers) != nil {
+				return badBody("servers_in_room is no list of names")
+			}
+			return nil
+		}},
+	})
+	if err == nil && omitted {
+		err = into.Omitted(servers)
+	}
+	return err
 }
+
+// serversLimit bounds the names of the servers in a room, in bytes.
+const serversLimit = 4 << 20
 
 // part is what to do with one member of a large answer.
 type part struct {
-	list func(raw json.RawMessage) error // for each item
-	one  func(raw json.RawMessage) error // for the value
+	list  func(raw json.RawMessage) error // for each item
+	one   func(raw json.RawMessage) error // for the value
+	limit int                             // bytes of the value; 0: those of an event
 }
 
 // stream makes a call with a large answer and hands its parts on while they arrive. A list part must be there.
@@ -94,7 +121,7 @@ func scanParts(s *scanner, parts map[string]part, sinkErr *error) error {
 		case p.list != nil:
 			return s.array(maxEvent, mine(p.list))
 		case p.one != nil:
-			raw, err := s.value(maxEvent)
+			raw, err := s.value(cmp.Or(p.limit, maxEvent))
 			if err != nil || string(raw) == "null" {
 				return err
 			}

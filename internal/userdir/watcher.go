@@ -21,7 +21,10 @@ type Watcher struct {
 	server string
 }
 
-var _ roomserver.Participant = (*Watcher)(nil)
+var (
+	_ roomserver.Participant = (*Watcher)(nil)
+	_ roomserver.Completer   = (*Watcher)(nil)
+)
 
 // NewWatcher makes a Watcher for a server of that name.
 func NewWatcher(hub *stream.Hub, server string) *Watcher { return &Watcher{hub, server} }
@@ -46,6 +49,14 @@ func (w *Watcher) Prepare(a *roomserver.Accepted) func(tx *sqldb.Tx, pos int64) 
 		if whole {
 			tx.Append(enqueue, -a.EventNID, a.RoomNID)
 		}
+		return nil
+	}
+}
+
+// Completed queues everybody in a room that was joined without its members.
+func (w *Watcher) Completed(c *roomserver.Completed) func(tx *sqldb.Tx, pos int64) error {
+	return func(tx *sqldb.Tx, _ int64) error {
+		tx.Append(enqueue, -c.Join, c.RoomNID)
 		return nil
 	}
 }

@@ -24,6 +24,7 @@ const (
 	Backfilled                   // history that was fetched, never delivered live
 	Gapped                       // stored while prev events were not here: history has a gap before it
 	Hollow                       // kept redacted from the start: its content hash did not match
+	Partial                      // its state lacks members: it came while not all of the room's were known
 )
 
 // Row is what the database knows of an event beside its JSON. Zero stands for

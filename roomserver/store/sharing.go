@@ -15,6 +15,8 @@ var (
 		`SELECT n.s FROM membership m JOIN names n ON n.nid = m.user_nid WHERE m.room = $1 AND m.state = $2`)
 	joinedElsewhere = sqldb.Register("sharing.joinedElsewhere",
 		`SELECT n.s FROM membership m JOIN names n ON n.nid = m.user_nid WHERE m.room = $1 AND m.state = $2 AND m.local = 0`)
+	localsOfRoom = sqldb.Register("sharing.locals",
+		`SELECT n.s FROM membership m JOIN names n ON n.nid = m.user_nid WHERE m.room = $1 AND m.local = 1 AND m.state = $2 ORDER BY m.user_nid LIMIT $3`)
 	localOfRoom = sqldb.Register("sharing.local",
 		`SELECT user_nid FROM membership WHERE room = $1 AND local = 1 AND state = $2 LIMIT $3`)
 	sharingUsers = sqldb.Register("sharing.users",
@@ -63,6 +65,11 @@ func (s *Store) JoinedElsewhere(tx *sqldb.Tx, room int64) ([]string, error) {
 func (s *Store) HasLocals(tx *sqldb.Tx, room int64) (bool, error) {
 	found, err := sqldb.Collect(tx, localOfRoom, scanNID, room, int64(Join), 1)
 	return len(found) > 0, err
+}
+
+// LocalsOf returns up to limit local users who are in a room.
+func (s *Store) LocalsOf(tx *sqldb.Tx, room int64, limit int) ([]string, error) {
+	return sqldb.Collect(tx, localsOfRoom, scanText, room, int64(Join), limit)
 }
 
 // Sharing returns those of others who share a room with a user.

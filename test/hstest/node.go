@@ -3,6 +3,7 @@ package hstest
 import (
 	"context"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -19,6 +20,7 @@ type Node struct {
 	site     *Site
 	dir      string
 	settings []string
+	around   func(http.Handler) http.Handler // nil: nothing
 	names    lab.Names
 
 	mu      sync.Mutex
@@ -33,6 +35,16 @@ type Node struct {
 // Set changes settings from the next start on.
 func (n *Node) Set(settings ...string) { n.settings = append(n.settings, settings...) }
 
+// Around has every request go through fn from the next start in this process on.
+func (n *Node) Around(fn func(http.Handler) http.Handler) { n.around = fn }
+
+func (n *Node) watch(h http.Handler) http.Handler {
+	if h = n.site.watch(h); n.around != nil {
+		h = n.around(h)
+	}
+	return h
+}
+
 // Start serves in this process. The client listener keeps its port for good.
 func (n *Node) Start() error {
 	log, err := n.openLog()
@@ -41,7 +53,7 @@ func (n *Node) Start() error {
 	}
 	ctx, cancel := n.site.Context()
 	defer cancel()
-	here, err := lab.Start(ctx, n.settings, &n.names, log, n.site.watch)
+	here, err := lab.Start(ctx, n.settings, &n.names, log, n.watch)
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}

@@ -18,14 +18,21 @@ import (
 
 func TestMain(m *testing.M) { hstest.Main(m) }
 
-// TestLargeRoom joins a room of many members between two child processes: 300, or KNOCK_JOIN_MEMBERS to measure.
+// TestLargeRoom joins a room of many members between two child processes: 300, or KNOCK_JOIN_MEMBERS to measure. The room
+// may be used before all its members are known, or is not.
 func TestLargeRoom(t *testing.T) {
 	members := 300
 	if n, err := strconv.Atoi(os.Getenv("KNOCK_JOIN_MEMBERS")); err == nil {
 		members = n
 	}
+	for _, partial := range []bool{true, false} {
+		t.Run(fmt.Sprint("partial_joins=", partial), func(t *testing.T) { joinLarge(t, members, partial) })
+	}
+}
+
+func joinLarge(t *testing.T, members int, partial bool) {
 	hstest.Each(t, func(t *testing.T, s *hstest.Site) {
-		a, b := s.Start("a.test"), s.Add("b.test")
+		a, b := s.Start("a.test"), s.Add("b.test", fmt.Sprint("federation.partial_joins=", partial))
 		room := populated(t, a, members)
 		must(t, a.StartProcess())
 		must(t, b.StartProcess())
@@ -33,13 +40,17 @@ func TestLargeRoom(t *testing.T) {
 		began := time.Now()
 		_, err := bob.Join(t.Context(), room, "a.test")
 		must(t, err)
+		usable := time.Since(began)
+		if n := <-joinedMembers(t.Context(), bob, room); n != members+1 {
+			t.Errorf("%d members are in the room, want %d", n, members+1)
+		}
 		took := time.Since(began)
 		serving, err := a.PeakMemory()
 		must(t, err)
 		joining, err := b.PeakMemory()
 		must(t, err)
 		expectMembers(t, bob, room, members+1)
-		t.Logf("%d members: %s, peak memory %d MiB where the room was, %d MiB where it came to", members, took.Round(time.Millisecond), serving>>20, joining>>20)
+		t.Logf("%d members: usable after %s, complete after %s, peak memory %d MiB where the room was, %d MiB where it came to", members, usable.Round(time.Millisecond), took.Round(time.Millisecond), serving>>20, joining>>20)
 	})
 }
 

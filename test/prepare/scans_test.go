@@ -21,7 +21,7 @@ var scans = map[string]string{
 		outbound.destinations outbound.waiting`,
 	"the whole table is wanted, once a start": `account.dataOfType account.usersErased account.userStandings pushrules.indexed aliases.all
 		membership.localJoined room_servers.all rooms.resident published.states published.all appservices.localStays appservices.rooms
-		pushers.all pushers.orphans sticky.active sticky.recent`,
+		pushers.all pushers.orphans partial_joins.all sticky.active sticky.recent`,
 	"it is asked now and then, in the background": `delayed.richest e2ee.usersWaiting e2ee.devicesWithKeys e2ee.remoteStale
 		media.cached media.previewBytes inbound.sweep`,
 	"an administrator asks": `reports.newest reports.oldest reports.total`,

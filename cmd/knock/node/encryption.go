@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	keysapi "knock/clientapi/keys"
@@ -122,6 +123,36 @@ func (g *gatekeeper) arrived(tx *sqldb.Tx, pos, room int64, user string) error {
 		}
 	}
 	return err
+}
+
+// Completed implements roomserver.Completer: servers of which nothing was known were told nothing, and some users were
+// never there.
+func (g *gatekeeper) Completed(c *roomserver.Completed) func(tx *sqldb.Tx, pos int64) error {
+	if len(c.Servers) == 0 && len(c.Gone) == 0 {
+		return nil
+	}
+	return func(tx *sqldb.Tx, pos int64) error {
+		if err := g.e2ee.Unshared(tx, c.Gone); err != nil || len(c.Servers) == 0 {
+			return err
+		}
+		users, err := g.store.LocalsOf(tx, c.RoomNID, maxAnnounced)
+		for _, user := range users {
+			if err != nil {
+				return err
+			}
+			err = g.catchUp(tx, pos, user, c.Servers)
+		}
+		return err
+	}
+}
+
+// catchUp tells of a user's devices those of servers that share a room with them.
+func (g *gatekeeper) catchUp(tx *sqldb.Tx, pos int64, user string, servers []string) error {
+	sharing, err := g.store.ServersWith(tx, user)
+	if err != nil {
+		return err
+	}
+	return g.announce(tx, pos, user, slices.DeleteFunc(slices.Clone(servers), func(s string) bool { return !slices.Contains(sharing, s) }))
 }
 
 func (g *gatekeeper) announce(tx *sqldb.Tx, pos int64, user string, servers []string) error {

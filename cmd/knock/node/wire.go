@@ -393,7 +393,8 @@ func (n *Node) newRooms() *roomserver.Server {
 	p := &n.parts
 	o := roomserver.Options{ServerName: n.cfg.ServerName, Signer: n.keys.Signer(n.cfg.ServerName), Hub: n.hub, Store: p.store,
 		Profiles: memberProfiles{p.account}, UnknownAlias: p.services.AskAlias, BlocksInvite: p.account.BlocksInvite, KeyValid: p.identity.KeyValid, AliasesChanged: p.services.AliasesChanged, DefaultVersion: n.cfg.Room.DefaultVersion, Erased: p.account.Erased, PolicyOptional: n.cfg.Room.PolicyOptional, Log: n.logs.Component("rooms"), Registerer: n.metrics,
-		Inbound: roomserver.InboundLimits{Full: n.cfg.Federation.Limits.Queue, Thinking: time.Duration(n.cfg.Federation.Limits.Resolution)},
+		PartialJoins: n.cfg.Federation.PartialJoins,
+		Inbound:      roomserver.InboundLimits{Full: n.cfg.Federation.Limits.Queue, Thinking: time.Duration(n.cfg.Federation.Limits.Resolution)},
 		Participants: []roomserver.Participant{
 			counters{push: p.push, hub: n.hub, server: n.cfg.ServerName}, p.index, userdir.NewWatcher(n.hub, n.cfg.ServerName), p.sticky,
 			&gatekeeper{e2ee: p.e2ee, store: p.store, server: n.cfg.ServerName, later: &n.later},
