@@ -80,6 +80,43 @@ test("two browsers", async (t) => {
             await trusts(alice, bob);
             await trusts(bob, alice);
         },
+        "edit, react, answer in a thread, and read": async () => {
+            await say(alice, bob);
+            const id = said.at(-1)[0];
+            const edited = { msgtype: "m.text", body: "better said" };
+            const answer = await alice.page.evaluate(async ([roomId, id, edited]) => {
+                await c.send(client, roomId, null, { ...edited, body: "* better said", "m.new_content": edited, "m.relates_to": { rel_type: "m.replace", event_id: id } });
+                await c.openThread(client, roomId, id);
+                return c.send(client, roomId, id, { msgtype: "m.text", body: "in the thread" });
+            }, [roomId, id, edited]);
+            said.at(-1)[1] = edited.body;
+            said.push([answer, "in the thread"]);
+            const reaction = await bob.page.evaluate(async ([roomId, id, answer, body]) => {
+                await c.read(client, roomId, id, body);
+                await c.read(client, roomId, answer, "in the thread");
+                const room = client.getRoom(roomId);
+                await client.sendReadReceipt(room.getThread(id).findEventById(answer));
+                return (await client.sendEvent(roomId, "m.reaction", { "m.relates_to": { rel_type: "m.annotation", event_id: id, key: "👍" } })).event_id;
+            }, [roomId, id, answer, edited.body]);
+            await alice.page.evaluate(async ([roomId, id, answer, reaction, bob]) => {
+                await c.seen(client, roomId, reaction);
+                const room = client.getRoom(roomId);
+                const counted = () => room.relations.getChildEventsForEvent(id, "m.annotation", "m.reaction")?.getSortedAnnotationsByKey()?.[0]?.[0];
+                await c.until("the reaction", client, c.RoomEvent.Timeline, () => counted() === "👍");
+                await c.until("the receipt", client, c.RoomEvent.Receipt, () => room.getThread(id).getReadReceiptForUserId(bob, true)?.eventId === answer);
+            }, [roomId, id, answer, reaction, bob.user]);
+        },
+        "search": async () => {
+            const found = await alice.page.evaluate(async () => {
+                const { room_id: room } = await client.createRoom({ preset: "private_chat" });
+                await c.inRoom(client, room, "join");
+                const id = await c.say(client, room, "the parcel leaves on Friday");
+                await c.say(client, room, "and comes on Monday");
+                const { results } = await client.searchRoomEvents({ term: "friday", filter: { rooms: [room] } });
+                return results.map((r) => r.context.getEvent().getId() === id);
+            });
+            assert.deepEqual(found, [true]);
+        },
         "a file": async () => {
             const bytes = [...c.picture];
             const id = await alice.page.evaluate(async ([roomId, bytes]) => {
