@@ -16,6 +16,7 @@ import (
 	"knock/federationapi/client"
 	"knock/internal/sqldb"
 	"knock/roomserver"
+	"knock/test/cpu"
 )
 
 // measured is a network whose nodes bound nobody, and whose answers nobody looks over.
@@ -90,6 +91,7 @@ func BenchmarkInbound(b *testing.B) {
 			from, to, ids := pair(b, 1)
 			requests := from.transactions(to, ids[0], b.N, pdus)
 			b.ResetTimer()
+			report := cpu.Meter(b)
 			for _, r := range requests {
 				rec := httptest.NewRecorder()
 				(*to.door.Load()).ServeHTTP(rec, r)
@@ -97,6 +99,7 @@ func BenchmarkInbound(b *testing.B) {
 					b.Fatal(rec.Code, rec.Body)
 				}
 			}
+			report()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "transactions/s")
 			b.ReportMetric(float64(b.N*pdus)/b.Elapsed().Seconds(), "pdus/s")
 		})
@@ -117,6 +120,7 @@ func BenchmarkInboundOfMany(b *testing.B) {
 		all = append(all, from.transactions(to, room, b.N, pdus))
 	}
 	b.ResetTimer()
+	report := cpu.Meter(b)
 	var wg sync.WaitGroup
 	for _, requests := range all {
 		wg.Go(func() {
@@ -129,6 +133,7 @@ func BenchmarkInboundOfMany(b *testing.B) {
 		})
 	}
 	wg.Wait()
+	report()
 	b.ReportMetric(float64(b.N*servers*pdus)/b.Elapsed().Seconds(), "pdus/s")
 }
 
@@ -177,6 +182,7 @@ func BenchmarkOutbound(b *testing.B) {
 			}
 			const senders, each = 8, 50
 			want := int64(0)
+			report := cpu.Meter(b)
 			for b.Loop() {
 				var wg sync.WaitGroup
 				for range senders {
@@ -190,6 +196,7 @@ func BenchmarkOutbound(b *testing.B) {
 				want += int64(senders * each * servers)
 				eventually(b, "all arrived", func() bool { return arrived.Load() >= want })
 			}
+			report()
 			b.ReportMetric(float64(want)/float64(servers)/b.Elapsed().Seconds(), "events/s")
 			b.ReportMetric(float64(want)/b.Elapsed().Seconds(), "deliveries/s")
 		})

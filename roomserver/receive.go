@@ -44,6 +44,7 @@ func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMess
 type arrival struct {
 	key    store.RoomKey
 	origin string
+	denied bool // by the room's ACL, as it was when the transaction came
 	events []*event.Event
 	parked int // events that wait in the inbound queue now
 }
@@ -67,14 +68,18 @@ func (s *Server) sortPDU(ctx context.Context, origin string, raw json.RawMessage
 		return nil
 	}
 	results[e.EventID()] = ""
-	if allowed, err := s.ServerAllowed(ctx, key.ID, origin); err != nil || !allowed {
-		results[e.EventID()] = "the room's server ACL denies " + origin
-		return err
-	}
 	a := rooms[key.NID]
 	if a == nil {
-		a = &arrival{key: key, origin: origin}
+		allowed, err := s.ServerAllowed(ctx, key.ID, origin)
+		if err != nil {
+			return err
+		}
+		a = &arrival{key: key, origin: origin, denied: !allowed}
 		rooms[key.NID] = a
+	}
+	if a.denied {
+		results[e.EventID()] = "the room's server ACL denies " + origin
+		return nil
 	}
 	a.events = append(a.events, e)
 	return nil
