@@ -111,7 +111,7 @@ func TestEvents(t *testing.T) {
 			d.Depth = 1<<53 - 1
 			s.send(s.room.Make(d))
 		}},
-		{name: "50 forks", want: "few forward extremities are left; no client is shown why", lie: func(s *scene) {
+		{name: "50 forks", want: "few forward extremities are left; alice has not read them; no client is shown why", lie: func(s *scene) {
 			var forks []*event.Event
 			for i := range 50 {
 				forks = append(forks, s.room.Make(s.draft(fmt.Sprint("fork ", i))))
@@ -126,6 +126,15 @@ func TestEvents(t *testing.T) {
 				return nil
 			}))
 			s.note("few forward extremities are left")
+			s.must(s.alice.Sync(s.ctx, 0))
+			s.must(s.alice.Until(s.ctx, func(v *lab.View) error {
+				if n := v.Room(s.id).Unread; n >= 50 {
+					s.note("alice has not read them")
+				} else {
+					s.note("alice has %d unread", n)
+				}
+				return nil
+			}))
 			s.silent(forks[49])
 		}},
 		{name: "21 prev events", want: "left out, not shown", lie: func(s *scene) {

@@ -146,6 +146,9 @@ func (c counters) Load(context.Context, int64) error { return nil }
 func (c counters) Forget(int64)                      {}
 
 func (c counters) Prepare(a *roomserver.Accepted) func(tx *sqldb.Tx, pos int64) error {
+	if a.Event.Dummy() { // whoever it was sent as has read nothing by that
+		return nil
+	}
 	return c.push.Prepare(context.Background(), &pushrules.Occurrence{
 		Room: a.RoomID, RoomNID: a.RoomNID, EventID: a.Event.EventID(), Sender: a.Event.Sender(), JSON: a.Event.JSON(), Members: a.JoinedMembers,
 		Local: func(user string) bool { return event.ServerOf(user) == c.server }, IsMember: a.IsLocalMember,
