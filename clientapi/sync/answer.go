@@ -105,7 +105,7 @@ func (a *answer) find(ctx context.Context) error {
 	if a.from > 0 && !a.q.full {
 		changed = a.o.Hub.ChangedRooms(a.q.user, a.from)
 	}
-	moved := map[string]bool{}
+	moved, away := map[string]bool{}, map[string]bool{} // away: the user was not there all the time
 	if a.from == 0 || a.personalNews() {
 		standings, err := a.standings(ctx)
 		if err != nil {
@@ -113,16 +113,14 @@ func (a *answer) find(ctx context.Context) error {
 		}
 		for _, st := range standings {
 			moved[st.key.ID] = true
-			if st.before == store.Join && st.now == store.Join { // with another name, for instance
-				a.before = append(a.before, st.key.ID)
-			}
+			away[st.key.ID] = st.before != store.Join || st.now != store.Join // otherwise another name, for instance
 			if err := a.place(ctx, st); err != nil {
 				return err
 			}
 		}
 	}
-	if a.before = joined; len(moved) > 0 {
-		a.before = slices.DeleteFunc(slices.Clone(joined), func(id string) bool { return moved[id] })
+	if a.before = joined; len(away) > 0 {
+		a.before = slices.DeleteFunc(slices.Clone(joined), func(id string) bool { return away[id] })
 	}
 	for _, id := range changed {
 		if moved[id] || !a.wants(id) {
