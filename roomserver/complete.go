@@ -165,6 +165,12 @@ func (p *partials) rest(j *partialJoin, now time.Time, failure error) {
 	j.rounds++
 }
 
+func (p *partials) isWhole(j *partialJoin) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return j.row.Whole
+}
+
 func (p *partials) status() (list []JoinStatus) {
 	for _, j := range p.underWayAll() {
 		p.mu.RLock()
@@ -215,6 +221,9 @@ func (s *Server) completeRoom(ctx context.Context, j *partialJoin) {
 	defer context.AfterFunc(j.over, cancel)() // nobody needs it any more
 	f := j.flight
 	err := s.completeRound(ctx, j)
+	if s.partials.isWhole(j) { // who waited for it may have ended ctx before the round heard of it
+		err = nil
+	}
 	s.partials.rest(j, s.Clock(), err)
 	log := s.Log.WithField("room", j.room).WithField("events", f.events.Load())
 	switch {

@@ -675,3 +675,28 @@ func TestPartialJoinTellsParticipants(t *testing.T) {
 		}
 	})
 }
+
+// TestPartialJoinIsCounted has the worker complete a room: the outcome is known although the end of the join ends its context.
+func TestPartialJoinIsCounted(t *testing.T) {
+	eachPartial(t, nil, func(w *partialWorld) {
+		if list := w.s.Joins(); len(list) != 1 || !list[0].Usable || list[0].User != carol || list[0].Step != stepWait {
+			t.Errorf("under way: %+v", list)
+		}
+		w.x.lie = func(string, []string) ([]string, error) { return nil, errFar }
+		w.s.completeRoom(t.Context(), w.s.partials.take(w.s.Clock()))
+		if list := w.s.Joins(); len(list) != 1 || !strings.Contains(list[0].Failure, errFar.Error()) {
+			t.Errorf("after a failure: %+v", list)
+		}
+		if w.s.partials.take(w.s.Clock()) != nil {
+			t.Error("it is tried again at once")
+		}
+		w.x.lie = nil
+		w.s.completeRoom(t.Context(), w.s.partials.take(w.s.Clock().Add(completeRest)))
+		if len(w.s.Joins()) != 0 || w.s.MembersMissing(w.room, w.s.Hub.Published()) {
+			t.Errorf("it is not complete: %+v", w.s.Joins())
+		}
+		if got := counted(t, w.s.partials.metrics.rounds.WithLabelValues("complete")); got != 1 {
+			t.Errorf("%v rounds are counted", got)
+		}
+	})
+}
