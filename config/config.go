@@ -311,7 +311,7 @@ func Default() *Config {
 		Registration: Registration{Mode: "token", MinPassword: 8, Captcha: defaultCaptcha()},
 		Validity:     Validity{RenewBefore: Duration(7 * 24 * time.Hour)},
 		RateLimits:   RateLimits{Enabled: true, Classes: defaultClasses()},
-		Federation:   Federation{Enabled: true, RetireAfter: Duration(30 * 24 * time.Hour), Limits: defaultFederationLimits()},
+		Federation:   Federation{Enabled: true, PartialJoins: true, RetireAfter: Duration(30 * 24 * time.Hour), Limits: defaultFederationLimits()},
 		Media:        Media{MaxUploadSize: 50 << 20, RemoteCacheSize: 10 << 30, RemoteCacheAge: Duration(30 * 24 * time.Hour), URLPreviews: defaultPreviews()},
 		Identity:     Identity{Enabled: true},
 		Push:         Push{EmailDelay: Duration(10 * time.Minute)},
