@@ -350,7 +350,19 @@ func (d *destination) toSave(horizon int64, last bool) (row, bool) {
 		d.cursor = max(d.cursor, horizon)
 	}
 	due := d.cursor > d.stored || d.standing.worthWriting(d.storedStanding) || last && d.standing != d.storedStanding
-	return row{d.name, d.cursor, d.standing}, due
+	return row{d.name, d.cursor, d.standing, d.unsure()}, due
+}
+
+// unsure is the position after which EDUs may not have arrived, should we end now: those of the last seconds are perhaps
+// not handed out yet. d.mu is held.
+func (d *destination) unsure() int64 {
+	pos := d.s.marks.earlier()
+	for _, missed := range []int64{d.missed, d.reminded} {
+		if missed > 0 {
+			pos = min(pos, missed)
+		}
+	}
+	return pos
 }
 
 func (d *destination) saved(r row) {

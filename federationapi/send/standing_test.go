@@ -197,6 +197,41 @@ func TestRemindersAreRepeated(t *testing.T) {
 	})
 }
 
+// TestRemindersOutliveARestart stops while a server has its events again, and has not been told what else it missed.
+func TestRemindersOutliveARestart(t *testing.T) {
+	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
+		r := standingRig(t, db)
+		r.say("before")
+		r.arrived("b.test", "before")
+		d := r.sender.destination("b.test")
+		r.net.set(down)
+		r.say("missed")
+		r.eventually("it fails", func() bool { _, failures := d.now(); return failures > 0 })
+		r.passing.receipts.Store(&[]ephemeral.Receipt{{Room: r.room, User: "@alice:a.test", Type: ephemeral.Read, Event: "$read"}})
+		r.passing.at.Store(r.sender.o.Hub.Published())
+		for range len(r.sender.marks.pos) {
+			r.sender.marks.note(r.sender.o.Hub.Published()) // seconds pass
+		}
+		var failed atomic.Bool
+		r.net.set(func(_ string, tr *client.Transaction) error {
+			if slices.ContainsFunc(tr.EDUs, func(e client.EDU) bool { return e.Type == "m.receipt" }) {
+				failed.Store(true)
+				return errDown
+			}
+			return nil
+		})
+		r.arrived("b.test", "before", "missed")
+		r.eventually("the reminder fails", failed.Load)
+		r.stop()
+		r.net.set(nil)
+		r.start()
+		r.eventually("the receipt arrives", func() bool {
+			_, read := r.net.told("b.test")
+			return slices.Contains(read, "@alice:a.test $read")
+		})
+	})
+}
+
 // remembered is a Passing in memory.
 type remembered struct {
 	receipts atomic.Pointer[[]ephemeral.Receipt]

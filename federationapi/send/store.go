@@ -13,11 +13,11 @@ import (
 )
 
 var (
-	allDestinations = sqldb.Register("outbound.destinations", `SELECT name, sent_pos, heard, failing, retired FROM destinations`)
-	oneDestination  = sqldb.Register("outbound.destination", `SELECT name, sent_pos, heard, failing, retired FROM destinations WHERE name = $1`)
+	allDestinations = sqldb.Register("outbound.destinations", `SELECT name, sent_pos, heard, failing, retired, missed FROM destinations`)
+	oneDestination  = sqldb.Register("outbound.destination", `SELECT name, sent_pos, heard, failing, retired, missed FROM destinations WHERE name = $1`)
 	outboxServers   = sqldb.Register("outbound.waiting", `SELECT DISTINCT name FROM outbox`)
-	putDestinations = sqldb.RegisterInsert("outbound.save", `INSERT INTO destinations (name, sent_pos, heard, failing, retired) VALUES`, 5,
-		`ON CONFLICT (name) DO UPDATE SET sent_pos = excluded.sent_pos, heard = excluded.heard, failing = excluded.failing, retired = excluded.retired`)
+	putDestinations = sqldb.RegisterInsert("outbound.save", `INSERT INTO destinations (name, sent_pos, heard, failing, retired, missed) VALUES`, 6,
+		`ON CONFLICT (name) DO UPDATE SET sent_pos = excluded.sent_pos, heard = excluded.heard, failing = excluded.failing, retired = excluded.retired, missed = excluded.missed`)
 	insertOutbox = sqldb.RegisterInsert("outbound.outbox", `INSERT INTO outbox (name, pos, event) VALUES`, 3, `ON CONFLICT DO NOTHING`)
 	selectOutbox = sqldb.Register("outbound.outboxOf", `SELECT event, pos FROM outbox WHERE name = $1 AND pos > $2 AND pos <= $3 ORDER BY pos LIMIT $4`)
 	deleteOutbox = sqldb.Register("outbound.outboxDelete", `DELETE FROM outbox WHERE name = $1 AND pos <= $2`)
@@ -41,12 +41,13 @@ type row struct {
 	name   string
 	cursor int64
 	standing
+	missed int64 // EDUs about what came after this position may not have arrived; 0: after cursor
 }
 
 func scanRow(rows *sqldb.Rows) (r row, err error) {
 	var name []byte
 	var retired int64
-	err = rows.Scan(&name, &r.cursor, &r.heard, &r.failing, &retired)
+	err = rows.Scan(&name, &r.cursor, &r.heard, &r.failing, &retired, &r.missed)
 	r.name, r.retired = string(name), retired != 0
 	return r, err
 }
@@ -109,6 +110,9 @@ func (d *destination) load(r row) {
 		return
 	}
 	d.loaded, d.cursor, d.stored, d.storedStanding, d.missed = true, r.cursor, r.cursor, r.standing, r.cursor
+	if r.missed > 0 {
+		d.missed = min(r.missed, r.cursor)
+	}
 	heard := d.standing.heard
 	d.standing = r.standing
 	if heard > 0 { // it called before this was read
@@ -197,7 +201,7 @@ func (s *Sender) save(ctx context.Context, last bool) error {
 	var written []row
 	for _, d := range s.all() {
 		if r, ok := d.toSave(horizon, last); ok {
-			rows = append(rows, []any{[]byte(d.name), r.cursor, r.heard, r.failing, flag(r.retired)})
+			rows = append(rows, []any{[]byte(d.name), r.cursor, r.heard, r.failing, flag(r.retired), r.missed})
 			saved, written = append(saved, d), append(written, r)
 		}
 	}

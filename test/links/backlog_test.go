@@ -34,6 +34,7 @@ type household struct {
 	leaver *lab.Client
 	comer  *lab.Client
 	device string // a second one of the head's, new in the outage
+	last   string // the head's last message, which it has read
 }
 
 // outage is a room of some servers, one of which, the second, is cut off from the others for a while.
@@ -145,17 +146,17 @@ func (o *outage) goOn() {
 }
 
 func (o *outage) live(h *household) error {
-	var last string
 	for i := range backlogMessages {
-		var err error
-		if last, err = h.head.Say(o.ctx, o.room, fmt.Sprintf("%s says %d", h.name, i)); err != nil {
+		id, err := h.head.Say(o.ctx, o.room, fmt.Sprintf("%s says %d", h.name, i))
+		if err != nil {
 			return err
 		}
+		h.last = id
 	}
 	errs := []error{
 		h.leaver.Act(o.ctx, o.room, "leave", struct{}{}),
 		h.head.Call(o.ctx, http.MethodPut, lab.V3("profile", h.head.UserID, "displayname"), map[string]string{"displayname": "Head of " + h.name}, nil),
-		h.head.Call(o.ctx, http.MethodPost, lab.V3("rooms", o.room, "receipt", "m.read", last), struct{}{}, nil),
+		h.head.Call(o.ctx, http.MethodPost, lab.V3("rooms", o.room, "receipt", "m.read", h.last), struct{}{}, nil),
 		o.renew(h),
 	}
 	_, err := h.comer.Join(o.ctx, o.room)
@@ -245,6 +246,9 @@ func (o *outage) complete(h *household, v *lab.View) error {
 		}
 		if got := r.State[lab.Key{Type: "m.room.member", StateKey: other.head.UserID}].Text("displayname"); got != "Head of "+other.name {
 			missing = append(missing, other.name+"'s name")
+		}
+		if r.Receipts[other.head.UserID] != other.last {
+			missing = append(missing, other.name+"'s receipt")
 		}
 		if v.Changed[other.head.UserID] == 0 {
 			missing = append(missing, other.name+"'s device list")
