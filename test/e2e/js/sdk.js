@@ -10,7 +10,7 @@ Promise.withResolvers ??= () => {
 const sdk = await import("matrix-js-sdk");
 export const { ClientEvent, EventStatus, EventTimeline, MatrixEventEvent, NotificationCountType, RoomEvent, RoomMemberEvent, RoomStateEvent, UserEvent, createNewMatrixCall } = sdk;
 const { SlidingSync } = await import("matrix-js-sdk/lib/sliding-sync.js");
-const { VerificationPhase, VerifierEvent } = await import("matrix-js-sdk/lib/crypto-api/index.js");
+const { VerificationPhase } = await import("matrix-js-sdk/lib/crypto-api/index.js");
 
 // The SDK tells the console a lot; console.log stays for whoever looks for a mistake here.
 for (const level of ["trace", "debug", "info", "warn", "error"]) console[level] = () => {};
@@ -90,15 +90,17 @@ export function unreadable(client, roomId) {
 }
 
 // compare is one side of a comparison of emojis. It returns what the person is shown, and what is to be called when both
-// were shown the same, which ends when the other side has said so too.
+// were shown the same, which ends when the other side has said so too. It looks again and again, in place of waiting for
+// events: the SDK itself holds requests and verifiers weakly, and those that nobody else holds hear of nothing any more.
 export async function compare(request) {
     const { phase, verifier } = await (request.initiatedByMe ? begin(request) : follow(request));
     if (phase === VerificationPhase.Cancelled) throw new Error(`the verification was given up: ${request.cancellationCode}`);
-    const { promise: shown, resolve } = Promise.withResolvers();
-    verifier.once(VerifierEvent.ShowSas, resolve);
     const done = verifier.verify();
-    const { sas, confirm } = await Promise.race([shown, done]);
-    return { emojis: sas.emoji.map(([, name]) => name).join(", "), confirm: () => Promise.all([confirm(), done]) };
+    const shown = untilTrue("the emojis", () => request.phase && verifier.getShowSasCallbacks());
+    await Promise.race([shown, done]);
+    const { sas, confirm } = verifier.getShowSasCallbacks();
+    const end = () => untilTrue("the other side's word", () => request.phase === VerificationPhase.Done);
+    return { emojis: sas.emoji.map(([, name]) => name).join(", "), confirm: () => Promise.all([confirm(), done, end()]) };
 }
 
 async function begin(request) {
