@@ -26,6 +26,11 @@ func (a *API) send(ctx context.Context, r *httpx.Request) (any, error) {
 		RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"],
 		Device: r.Caller.DeviceID, TxnID: r.Vars["txnId"], Path: "send",
 	}
+	return a.sendFrom(ctx, r, q)
+}
+
+// sendFrom takes the rest of an event from a request, and sends it now or, where the request asks for that, later.
+func (a *API) sendFrom(ctx context.Context, r *httpx.Request, q roomserver.SendRequest) (any, error) {
 	var err error
 	if q.Sticky, err = stickyOf(r); err != nil {
 		return nil, err
@@ -39,7 +44,7 @@ func (a *API) send(ctx context.Context, r *httpx.Request) (any, error) {
 	if q.TS, q.Dated, err = massaged(r); err != nil {
 		return nil, err
 	}
-	id, err := a.sendMessage(ctx, r.Caller, q)
+	id, err := a.Deliver(ctx, r.Caller, q)
 	return eventID(id), err
 }
 
@@ -176,22 +181,7 @@ func (a *API) redacted(tx *sqldb.Tx, q roomserver.SendRequest) (*event.Event, er
 
 func (a *API) putState(ctx context.Context, r *httpx.Request) (any, error) {
 	key := r.Vars["stateKey"]
-	q := roomserver.SendRequest{RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], StateKey: &key}
-	var err error
-	if q.Sticky, err = stickyOf(r); err != nil {
-		return nil, err
-	}
-	if delay, ok, err := delayOf(r); ok || err != nil {
-		return a.scheduleFrom(ctx, r, q, delay, err)
-	}
-	if q.Content, err = r.ObjectBytes(); err != nil {
-		return nil, err
-	}
-	if q.TS, q.Dated, err = massaged(r); err != nil {
-		return nil, err
-	}
-	id, err := a.putStateAs(ctx, r.Caller, q)
-	return eventID(id), err
+	return a.sendFrom(ctx, r, roomserver.SendRequest{RoomID: r.Vars["roomId"], Sender: r.Caller.UserID, Type: r.Vars["eventType"], StateKey: &key})
 }
 
 func (a *API) putStateAs(ctx context.Context, c httpx.Caller, q roomserver.SendRequest) (id string, err error) {

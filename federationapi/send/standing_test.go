@@ -168,21 +168,35 @@ func TestSignOfLife(t *testing.T) {
 	})
 }
 
+// missReceipt has b.test be down while a message and a receipt are for it, and time pass.
+func (r *rig) missReceipt() {
+	r.t.Helper()
+	r.say("before")
+	r.arrived("b.test", "before")
+	d := r.sender.destination("b.test")
+	r.net.set(down)
+	r.say("missed")
+	r.eventually("it fails", func() bool { _, failures := d.now(); return failures > 0 })
+	r.passing.receipts.Store(&[]ephemeral.Receipt{{Room: r.room, User: "@alice:a.test", Type: ephemeral.Read, Event: "$read"}})
+	r.passing.at.Store(r.sender.o.Hub.Published())
+	for range len(r.sender.marks.pos) {
+		r.sender.marks.note(r.sender.o.Hub.Published()) // seconds pass
+	}
+}
+
+func (r *rig) receiptArrives() {
+	r.t.Helper()
+	r.eventually("the receipt arrives", func() bool {
+		_, read := r.net.told("b.test")
+		return slices.Contains(read, "@alice:a.test $read")
+	})
+}
+
 // TestRemindersAreRepeated has the transaction fail that tells what a server missed, long after that was.
 func TestRemindersAreRepeated(t *testing.T) {
 	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
 		r := standingRig(t, db)
-		r.say("before")
-		r.arrived("b.test", "before")
-		d := r.sender.destination("b.test")
-		r.net.set(down)
-		r.say("missed")
-		r.eventually("it fails", func() bool { _, failures := d.now(); return failures > 0 })
-		r.passing.receipts.Store(&[]ephemeral.Receipt{{Room: r.room, User: "@alice:a.test", Type: ephemeral.Read, Event: "$read"}})
-		r.passing.at.Store(r.sender.o.Hub.Published())
-		for range len(r.sender.marks.pos) {
-			r.sender.marks.note(r.sender.o.Hub.Published()) // seconds pass
-		}
+		r.missReceipt()
 		var failed atomic.Bool
 		r.net.set(func(_ string, tr *client.Transaction) error {
 			if slices.ContainsFunc(tr.EDUs, func(e client.EDU) bool { return e.Type == "m.receipt" }) && !failed.Swap(true) {
@@ -190,10 +204,7 @@ func TestRemindersAreRepeated(t *testing.T) {
 			}
 			return nil
 		})
-		r.eventually("the receipt arrives", func() bool {
-			_, read := r.net.told("b.test")
-			return slices.Contains(read, "@alice:a.test $read")
-		})
+		r.receiptArrives()
 	})
 }
 
@@ -201,17 +212,7 @@ func TestRemindersAreRepeated(t *testing.T) {
 func TestRemindersOutliveARestart(t *testing.T) {
 	sqldbtest.Each(t, func(t *testing.T, db *sqldb.DB) {
 		r := standingRig(t, db)
-		r.say("before")
-		r.arrived("b.test", "before")
-		d := r.sender.destination("b.test")
-		r.net.set(down)
-		r.say("missed")
-		r.eventually("it fails", func() bool { _, failures := d.now(); return failures > 0 })
-		r.passing.receipts.Store(&[]ephemeral.Receipt{{Room: r.room, User: "@alice:a.test", Type: ephemeral.Read, Event: "$read"}})
-		r.passing.at.Store(r.sender.o.Hub.Published())
-		for range len(r.sender.marks.pos) {
-			r.sender.marks.note(r.sender.o.Hub.Published()) // seconds pass
-		}
+		r.missReceipt()
 		var failed atomic.Bool
 		r.net.set(func(_ string, tr *client.Transaction) error {
 			if slices.ContainsFunc(tr.EDUs, func(e client.EDU) bool { return e.Type == "m.receipt" }) {
@@ -225,10 +226,7 @@ func TestRemindersOutliveARestart(t *testing.T) {
 		r.stop()
 		r.net.set(nil)
 		r.start()
-		r.eventually("the receipt arrives", func() bool {
-			_, read := r.net.told("b.test")
-			return slices.Contains(read, "@alice:a.test $read")
-		})
+		r.receiptArrives()
 	})
 }
 

@@ -14,7 +14,7 @@ import (
 	"knock/test/hstest"
 )
 
-// TestServerNotice goes the way of Complement's test of the same name, and asks more.
+// TestServerNotice has an administrator send notices, and the user decline, join, leave and be told again.
 func TestServerNotice(t *testing.T) {
 	each(t, func(w *world) {
 		alice := w.n.MustRegister("alice")
