@@ -261,7 +261,7 @@ func joinAnswers(version string) []row {
 				o["state"] = list
 			})
 		}),
-		lie("a ban of the user", bad, func(s *scene, r *Room) Lie {
+		lie("a ban of the user", "403 M_FORBIDDEN; 200 when it is honest", func(s *scene, r *Room) Lie {
 			return state(r, add(r.Make(Draft{Type: "m.room.member", Key: &s.alice.UserID, Sender: s.peer.User("liar"), Content: Object{"membership": "ban"}})))
 		}),
 		lie("another event as the join", bad, func(s *scene, r *Room) Lie {
