@@ -90,8 +90,8 @@ func (s *Sender) spread(ctx context.Context) error {
 		switch server := event.ServerOf(n.user); {
 		case server != s.o.ServerName:
 			s.welcome(n)
-			if err := s.giveSticky(ctx, n, pos); err != nil {
-				return err
+			if err := s.giveSticky(ctx, n, pos); err != nil { // a start gives them again; the rest is not to be lost with them
+				s.o.Log.WithError(err).WithField("server", server).Warn("Sticky events could not be given to a server that came into a room")
 			}
 		case s.passing != nil:
 			for _, p := range s.passing.Present([]string{n.user}) {

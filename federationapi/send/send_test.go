@@ -107,6 +107,7 @@ type rig struct {
 	sender  *Sender
 	durable *box // nil: none
 	passing *remembered
+	sticky  Sticky        // nil: none
 	clock   *clock.Manual // nil: the machine's
 	room    string
 	stop    func()
@@ -157,6 +158,9 @@ func (r *rig) start() {
 	r.sender = New(o)
 	if r.passing != nil {
 		r.sender.Recall(r.passing)
+	}
+	if r.sticky != nil {
+		r.sender.Stick(r.sticky)
 	}
 	if r.durable != nil {
 		r.sender.Carry(r.durable)
