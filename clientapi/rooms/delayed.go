@@ -97,10 +97,7 @@ func checkDelay(delay int64, what string) (int64, error) {
 }
 
 // scheduleFrom schedules what a request to send carries, with a delay.
-func (a *API) scheduleFrom(ctx context.Context, r *httpx.Request, q roomserver.SendRequest, delay int64, err error) (any, error) {
-	if err != nil {
-		return nil, err
-	}
+func (a *API) scheduleFrom(ctx context.Context, r *httpx.Request, q roomserver.SendRequest, delay int64) (any, error) {
 	if a.o.Delayed == nil {
 		return nil, delayed.ErrOff
 	}

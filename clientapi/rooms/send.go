@@ -35,8 +35,12 @@ func (a *API) sendFrom(ctx context.Context, r *httpx.Request, q roomserver.SendR
 	if q.Sticky, err = stickyOf(r); err != nil {
 		return nil, err
 	}
-	if delay, ok, err := delayOf(r); ok || err != nil {
-		return a.scheduleFrom(ctx, r, q, delay, err)
+	delay, later, err := delayOf(r)
+	if err != nil {
+		return nil, err
+	}
+	if later {
+		return a.scheduleFrom(ctx, r, q, delay)
 	}
 	if q.Content, err = r.ObjectBytes(); err != nil {
 		return nil, err
